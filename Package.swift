@@ -1,0 +1,126 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+    name: "isotherm",
+    platforms: [.macOS(.v15)],
+    products: [
+        .executable(name: "isotherm", targets: ["isotherm"]),
+        // These three depend on no Swift package.
+        .library(name: "OTLP", targets: ["OTLP"]),
+        .library(name: "Telemetry", targets: ["Telemetry"]),
+        .library(name: "LatencyHeatmap", targets: ["LatencyHeatmap"]),
+        .library(name: "TracingBridge", targets: ["TracingBridge"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-http-types.git", from: "1.8.0", traits: []),
+        .package(url: "https://github.com/apple/swift-log.git", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-distributed-tracing.git", from: "1.7.3"),
+        .package(url: "https://github.com/apple/swift-service-context.git", from: "1.5.1"),
+        .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-configuration.git", from: "1.4.0", traits: ["YAML"]),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
+        .package(url: "https://github.com/groue/GRDB.swift.git", from: "7.10.0"),
+    ],
+    targets: [
+        // System libraries
+        .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+
+        // Light libraries: no Swift package below this line until TracingBridge
+        .target(name: "OTLP", swiftSettings: swiftSettings),
+        .target(name: "Gzip", dependencies: ["CZlib"], swiftSettings: swiftSettings),
+        .target(name: "CTelemetry"),
+        .target(name: "Telemetry", dependencies: ["OTLP", "Gzip", "CCurl", "CTelemetry"], swiftSettings: swiftSettings),
+        .target(name: "LatencyHeatmap", dependencies: ["OTLP"], swiftSettings: swiftSettings),
+
+        .target(
+            name: "TracingBridge",
+            dependencies: [
+                "Telemetry",
+                .product(name: "Tracing", package: "swift-distributed-tracing"),
+                .product(name: "Instrumentation", package: "swift-distributed-tracing"),
+                .product(name: "ServiceContextModule", package: "swift-service-context"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+
+        // The pipeline
+        .target(
+            name: "EventStreams",
+            dependencies: ["CCrypto", .product(name: "GRDB", package: "GRDB.swift")],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "PushPipeline",
+            dependencies: ["EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "CCrypto"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "PushServer",
+            dependencies: [
+                "PushPipeline", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "Gzip", "TracingBridge",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HummingbirdCore", package: "hummingbird"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "PushClient",
+            dependencies: [
+                "CCurl",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+        .executableTarget(
+            name: "isotherm",
+            dependencies: [
+                "PushServer", "PushPipeline", "PushClient", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "Gzip",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Configuration", package: "swift-configuration"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+
+        // Tests
+        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: swiftSettings),
+        .testTarget(name: "OTLPTests", dependencies: ["OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
+        .testTarget(
+            name: "TelemetryTests", dependencies: ["Telemetry", "OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
+        .testTarget(
+            name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "OTLP", "TestSupport"],
+            swiftSettings: swiftSettings),
+        .testTarget(
+            name: "EventStreamsTests",
+            dependencies: ["EventStreams", "TestSupport", .product(name: "GRDB", package: "GRDB.swift")],
+            swiftSettings: swiftSettings),
+        .testTarget(
+            name: "PushPipelineTests",
+            dependencies: ["PushPipeline", "EventStreams", "Telemetry", "LatencyHeatmap", "TestSupport"],
+            swiftSettings: swiftSettings),
+        .testTarget(
+            name: "EndToEndTests",
+            dependencies: ["isotherm", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP", "LatencyHeatmap"],
+            swiftSettings: swiftSettings),
+    ]
+)

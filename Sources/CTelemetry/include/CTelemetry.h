@@ -1,0 +1,3 @@
+#ifndef ISOTHERM_CTELEMETRY_H
+#define ISOTHERM_CTELEMETRY_H
+#endif
