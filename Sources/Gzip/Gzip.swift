@@ -1,1 +1,111 @@
-// placeholder
+import CZlib
+
+/// Why compressed bytes could not be read.
+public enum GzipError: Error, Sendable, Equatable {
+    /// The bytes end before the stream does.
+    case truncated
+    /// Not gzip, or damaged.
+    case corrupt
+    /// More than this many bytes come out.
+    case tooLarge(limit: Int)
+    case outOfMemory
+}
+
+/// The gzip format (RFC 1952), by zlib.
+public enum Gzip {
+    /// One gzip member. Level 1 is the fastest, 9 the smallest.
+    public static func compress(_ bytes: [UInt8], level: Int32 = 1) -> [UInt8] {
+        bytes.withUnsafeBytes { compress($0, level: level) }
+    }
+
+    /// One gzip member.
+    public static func compress(_ bytes: UnsafeRawBufferPointer, level: Int32 = 1) -> [UInt8] {
+        var stream = z_stream()
+        // 15 bits of window, and 16 for a gzip header. It can only fail for want of memory.
+        guard isotherm_deflate_init(&stream, level, 15 + 16) == Z_OK else { fatalError("zlib: out of memory") }
+        defer { deflateEnd(&stream) }
+        let bound = Int(deflateBound(&stream, UInt(bytes.count)))
+        return [UInt8](unsafeUninitializedCapacity: bound) { output, count in
+            stream.next_in = UnsafeMutablePointer(mutating: bytes.bindMemory(to: UInt8.self).baseAddress)
+            stream.avail_in = UInt32(bytes.count)
+            stream.next_out = output.baseAddress
+            stream.avail_out = UInt32(bound)
+            let result = deflate(&stream, Z_FINISH)
+            precondition(result == Z_STREAM_END, "deflateBound promised enough room")
+            count = Int(stream.total_out)
+        }
+    }
+
+    /// All members, at most `limit` bytes in all.
+    public static func decompress(_ bytes: [UInt8], limit: Int) throws(GzipError) -> [UInt8] {
+        let inflater = try Inflater()
+        var output: [UInt8] = []
+        try inflater.append(bytes[...], to: &output, limit: limit)
+        guard inflater.isAtEnd else { throw .truncated }
+        return output
+    }
+
+    /// Whether the bytes begin as a gzip stream does.
+    public static func isGzip(_ bytes: some Collection<UInt8>) -> Bool { bytes.starts(with: [0x1F, 0x8B]) }
+}
+
+/// Reads a gzip stream piece by piece. Not thread-safe.
+public final class Inflater {
+    private var stream: UnsafeMutablePointer<z_stream>
+    /// Between two members, or after the last.
+    public private(set) var isAtEnd = true
+    private static let pieceBytes = 64 * 1024
+
+    public init() throws(GzipError) {
+        stream = .allocate(capacity: 1)
+        stream.initialize(to: z_stream())
+        guard isotherm_inflate_init(stream, 15 + 16) == Z_OK else {
+            stream.deallocate()
+            throw .outOfMemory
+        }
+    }
+
+    deinit {
+        inflateEnd(stream)
+        stream.deallocate()
+    }
+
+    /// Appends what `bytes` decompress to. `output` never grows beyond `limit` bytes.
+    public func append(_ bytes: ArraySlice<UInt8>, to output: inout [UInt8], limit: Int) throws(GzipError) {
+        let failure = bytes.withUnsafeBufferPointer { input -> GzipError? in
+            stream.pointee.next_in = UnsafeMutablePointer(mutating: input.baseAddress)
+            stream.pointee.avail_in = UInt32(input.count)
+            while stream.pointee.avail_in > 0 {
+                if isAtEnd {
+                    inflateReset(stream)
+                    isAtEnd = false
+                }
+                if let failure = step(&output, limit: limit) { return failure }
+            }
+            return nil
+        }
+        if let failure { throw failure }
+    }
+
+    private func step(_ output: inout [UInt8], limit: Int) -> GzipError? {
+        while true {
+            var result = Z_OK
+            let piece = [UInt8](unsafeUninitializedCapacity: Self.pieceBytes) { buffer, count in
+                stream.pointee.next_out = buffer.baseAddress
+                stream.pointee.avail_out = UInt32(Self.pieceBytes)
+                result = inflate(stream, Z_NO_FLUSH)
+                count = Self.pieceBytes - Int(stream.pointee.avail_out)
+            }
+            guard output.count + piece.count <= limit else { return .tooLarge(limit: limit) }
+            output.append(contentsOf: piece)
+            switch result {
+            case Z_STREAM_END:
+                isAtEnd = true
+                return nil
+            case Z_OK where stream.pointee.avail_out == 0: continue
+            case Z_OK, Z_BUF_ERROR: return nil
+            default: return .corrupt
+            }
+        }
+    }
+}

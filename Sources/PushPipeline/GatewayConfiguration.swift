@@ -14,6 +14,8 @@ public struct GatewayConfiguration: Sendable {
     public var topics: [String: Durability] = [:]
     /// Empty: one open tenant named `default`, allowed on a loopback address only.
     public var tenants: [TenantConfiguration] = []
+    /// Allows the open tenant on other addresses as well: anybody who reaches the port may publish and listen.
+    public var allowsAnonymous = false
     /// Quota of the open tenant.
     public var defaultQuota = QuotaConfiguration()
 

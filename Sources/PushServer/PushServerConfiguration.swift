@@ -1,5 +1,6 @@
 public import EventStreams
 public import LatencyHeatmap
+import NIOCore
 public import PushPipeline
 public import Telemetry
 
@@ -28,4 +29,46 @@ public struct PushServerConfiguration: Sendable {
     public var delivery = DeliveryConfiguration()
     public var heatmap: HeatmapConfiguration
     public var telemetry: TelemetryConfiguration
+
+    public init(
+        dataDirectory: String, heatmap: HeatmapConfiguration = HeatmapConfiguration(),
+        telemetry: TelemetryConfiguration = TelemetryConfiguration()
+    ) {
+        eventLoopThreads = System.coreCount
+        store = EmbeddedStoreConfiguration(directory: dataDirectory)
+        self.heatmap = heatmap
+        self.telemetry = telemetry
+    }
+
+    /// Throws for settings that contradict each other or make no sense; names the setting and the remedy.
+    public func validate() throws(ConfigurationError) {
+        func check(_ isValid: Bool, _ cause: String) throws(ConfigurationError) {
+            guard isValid else { throw ConfigurationError(cause: cause) }
+        }
+        try check((0...65_535).contains(port), "listen: port \(port) is not from 0 to 65535")
+        try check(eventLoopThreads > 0, "threads: \(eventLoopThreads) is not at least 1")
+        try check(
+            !gateway.tenants.isEmpty || gateway.allowsAnonymous || Self.isLoopback(host),
+            "listen: \(host) is not a loopback address, and no tenant is configured, so anybody could publish and "
+                + "listen; configure a tenant with a token, or set gateway.allow_anonymous")
+        try check(maxHeadBytes >= 1_024, "max_head_bytes: \(maxHeadBytes) is not at least 1024")
+        try check(gateway.maxEventBytes > 0, "max_event_bytes: \(gateway.maxEventBytes) is not at least 1")
+        try check(
+            delivery.maxQueuedBytes >= 16 * 1024,
+            "delivery.max_queued_bytes: \(delivery.maxQueuedBytes) is not at least 16384")
+        try check(delivery.maxConnections > 0, "delivery.max_connections: \(delivery.maxConnections) is not at least 1")
+        try check(
+            delivery.heartbeatInterval >= .milliseconds(100),
+            "delivery.heartbeat: \(delivery.heartbeatInterval) is not at least 100ms")
+    }
+
+    private static func isLoopback(_ host: String) -> Bool {
+        host == "localhost" || host == "::1" || host.hasPrefix("127.")
+    }
+}
+
+/// Settings that cannot be used.
+public struct ConfigurationError: Error, Sendable, CustomStringConvertible {
+    public let cause: String
+    public var description: String { cause }
 }

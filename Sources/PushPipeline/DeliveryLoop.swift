@@ -1,0 +1,20 @@
+/// A thread that serves connections, as the hub sees it. The hub's state for a loop is touched on that loop only.
+public protocol DeliveryLoop: AnyObject, Sendable {
+    func execute(_ work: @escaping @Sendable () -> Void)
+    func schedule(after delay: Duration, _ work: @escaping @Sendable () -> Void)
+}
+
+/// The socket of one device, as the hub sees it. Called on the connection's loop only.
+///
+/// The hub sends straight to `descriptor`, which never blocks. Only when the kernel takes less than all does the rest go
+/// through `write`, and nothing else is sent until that completes.
+public protocol DeviceTransport: AnyObject {
+    /// Valid until the hub is told, on the loop, that the subscription ended.
+    var descriptor: Int32 { get }
+    /// Calls back on the loop, never before it returns: true when the kernel has taken every byte, false when the
+    /// connection is gone.
+    func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void)
+    /// Closes after `farewell` has been written, or at once where there is none. The transport then ends the
+    /// subscription as for any other close.
+    func close(farewell: [UInt8]?)
+}

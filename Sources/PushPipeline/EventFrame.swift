@@ -1,0 +1,83 @@
+import EventStreams
+
+/// Frames of an event stream (WHATWG HTML, "Server-sent events"). One event:
+///
+///     id: ev_…
+///     event: TYPE          only when the event has a type
+///     traceparent: 00-…    a field that parsers ignore and device agents read
+///     data: LINE           one for each line of the payload
+///     (blank line)
+///
+/// CR, LF and CRLF in a payload all end a line, since a parser would end it there; the device joins lines with LF.
+/// A NUL in a payload stays as it is: the standard forbids it in ids only.
+public enum EventFrame {
+    /// A comment and a blank line; fires nothing in any parser.
+    public static let heartbeat: [UInt8] = Array(":\n\n".utf8)
+
+    /// The event's frame, rendered at the first call and shared by all later ones.
+    public static func rendered(_ event: StoredEvent, on stream: any EventStream) -> RenderedEvent {
+        if let rendered = event.rendered.load() { return rendered }
+        let id = stream.id(epoch: event.epoch, offset: event.offset)
+        return event.rendered.storeIfNil(RenderedEvent(bytes: encode(event, id: id)))
+    }
+
+    static func encode(_ event: StoredEvent, id: String) -> [UInt8] {
+        var frame: [UInt8] = []
+        frame.reserveCapacity(event.payload.count + id.utf8.count + 128)
+        frame.append(contentsOf: "id: ".utf8)
+        frame.append(contentsOf: id.utf8)
+        if let type = event.type {
+            frame.append(contentsOf: "\nevent: ".utf8)
+            frame.append(contentsOf: type.utf8)
+        }
+        if let traceparent = event.traceparent {
+            frame.append(contentsOf: "\ntraceparent: ".utf8)
+            frame.append(contentsOf: traceparent.utf8)
+        }
+        frame.append(UInt8(ascii: "\n"))
+        appendData(event.payload, to: &frame)
+        frame.append(UInt8(ascii: "\n"))
+        return frame
+    }
+
+    /// A cursor that cannot be continued: why, and from where the stream goes on instead. The id replaces the bad one in
+    /// the device's memory.
+    public static func reset(reason: String, continuesFrom id: String, earliest: String) -> [UInt8] {
+        Array(
+            "id: \(id)\nevent: isotherm.reset\ndata: {\"reason\":\"\(reason)\",\"earliest\":\"\(earliest)\"}\n\n".utf8)
+    }
+
+    /// The first bytes of a stream: the reconnection time and a comment.
+    public static func opening(retryMilliseconds: Int64) -> [UInt8] {
+        Array("retry: \(retryMilliseconds)\n: isotherm\n\n".utf8)
+    }
+
+    /// The last bytes of a stream that is being drained.
+    public static func farewell(retryMilliseconds: Int64) -> [UInt8] {
+        Array("retry: \(retryMilliseconds)\n: closing, please reconnect\n\n".utf8)
+    }
+
+    private static func appendData(_ payload: [UInt8], to frame: inout [UInt8]) {
+        payload.withUnsafeBufferPointer { bytes in
+            var start = 0
+            var index = 0
+            func line(_ end: Int) {
+                frame.append(contentsOf: "data: ".utf8)
+                frame.append(contentsOf: bytes[start..<end])
+                frame.append(UInt8(ascii: "\n"))
+            }
+            while index < bytes.count {
+                let byte = bytes[index]
+                if byte == UInt8(ascii: "\n") || byte == UInt8(ascii: "\r") {
+                    line(index)
+                    if byte == UInt8(ascii: "\r"), index + 1 < bytes.count, bytes[index + 1] == UInt8(ascii: "\n") {
+                        index += 1
+                    }
+                    start = index + 1
+                }
+                index += 1
+            }
+            line(bytes.count)
+        }
+    }
+}

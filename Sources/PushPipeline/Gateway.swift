@@ -1,0 +1,217 @@
+import EventStreams
+import Telemetry
+
+/// An event as a producer hands it in, before it has an id.
+public struct IncomingEvent: Sendable {
+    public var type: String?
+    public var key: String?
+    public var contentType: String?
+    public var payload: [UInt8]
+    public var idempotencyKey: String?
+    /// The producer's own clock.
+    public var producedUnixNano: UInt64?
+
+    public init(
+        payload: [UInt8], type: String? = nil, key: String? = nil, contentType: String? = nil,
+        idempotencyKey: String? = nil, producedUnixNano: UInt64? = nil
+    ) {
+        self.payload = payload
+        self.type = type
+        self.key = key
+        self.contentType = contentType
+        self.idempotencyKey = idempotencyKey
+        self.producedUnixNano = producedUnixNano
+    }
+}
+
+/// One request to publish: a single event, or a batch that is kept as a whole or not at all.
+public struct PublishRequest: Sendable {
+    public var topic: String
+    public var authorization: String?
+    public var token: String?
+    public var events: [IncomingEvent]
+    /// The caller's span, from `traceparent` and `tracestate`.
+    public var parent: SpanContext?
+    /// When the request's last byte was there.
+    public var acceptedAt: Instant
+
+    public init(
+        topic: String, events: [IncomingEvent], authorization: String? = nil, token: String? = nil,
+        parent: SpanContext? = nil, acceptedAt: Instant
+    ) {
+        self.topic = topic
+        self.events = events
+        self.authorization = authorization
+        self.token = token
+        self.parent = parent
+        self.acceptedAt = acceptedAt
+    }
+}
+
+/// Where the events of a request went.
+public struct PublishReply: Sendable {
+    /// In the order of the request.
+    public let receipts: [AppendReceipt]
+    public let traceID: TraceID
+}
+
+/// Admits events to the log: credential, names, sizes and quota first, then one append.
+///
+/// Three spans tell where the time went: *produce*, the whole request; *gateway*, the checks; *stream*, the append until
+/// the events are as durable as their topic asks. Neighbours share the moment between them.
+public final class Gateway: Sendable {
+    public let configuration: GatewayConfiguration
+    public let directory: TenantDirectory
+    private let hub: Hub
+    private let tracer: Tracer
+    private let metrics: PipelineMetrics
+
+    public init(
+        configuration: GatewayConfiguration, hub: Hub, directory: TenantDirectory, tracer: Tracer,
+        metrics: PipelineMetrics
+    ) {
+        self.configuration = configuration
+        self.directory = directory
+        self.hub = hub
+        self.tracer = tracer
+        self.metrics = metrics
+    }
+
+    /// Never blocks on the disk.
+    ///
+    /// - Parameter completion: called once, inline for what is refused, else on the log writer's thread.
+    public func publish(
+        _ request: PublishRequest, completion: @escaping @Sendable (Result<PublishReply, GatewayError>) -> Void
+    ) {
+        let produce = tracer.startSpan("produce", kind: .producer, parent: request.parent, at: request.acceptedAt)
+        produce.setStage("produce")
+        produce.setAttribute("messaging.operation.type", "send")
+        produce.setAttribute("messaging.destination.name", request.topic)
+        let gate = tracer.startSpan("gateway", parent: produce.context, at: request.acceptedAt)
+        gate.setStage("gateway")
+        let tenant: Tenant
+        let channel: TenantChannel
+        let events: [NewEvent]
+        do throws(GatewayError) {
+            tenant = try directory.tenant(authorization: request.authorization, token: request.token)
+            produce.setAttribute("tenant.id", tenant.name)
+            gate.setAttribute("tenant.id", tenant.name)
+            try check(request, tenant)
+            do { channel = try hub.channel(for: tenant) } catch {
+                throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
+            }
+            events = newEvents(request, produce.context)
+        } catch {
+            let now = Clock.now()
+            gate.fail(error, at: now)
+            produce.fail(error, at: now)
+            metrics.stage(.gateway, nanoseconds: now.unixNano - request.acceptedAt.unixNano)
+            return completion(.failure(error))
+        }
+        let admittedAt = Clock.now()
+        gate.end(at: admittedAt)
+        metrics.stage(.gateway, nanoseconds: admittedAt.unixNano - request.acceptedAt.unixNano)
+
+        let append = tracer.startSpan("stream", parent: produce.context, at: admittedAt)
+        append.setStage("stream")
+        append.setAttribute("tenant.id", tenant.name)
+        append.setAttribute("messaging.destination.name", request.topic)
+        let durability = configuration.topics[request.topic] ?? configuration.durability
+        channel.stream.append(events, durability: durability) { [metrics] result in
+            let now = Clock.now()
+            metrics.streamAppend.record(nanoseconds: now.unixNano - admittedAt.unixNano)
+            metrics.stage(.stream, nanoseconds: now.unixNano - admittedAt.unixNano)
+            metrics.stage(.produce, nanoseconds: now.unixNano - request.acceptedAt.unixNano)
+            switch result {
+            case .success(let receipts):
+                if receipts.count == 1 {
+                    produce.setAttribute("messaging.message.id", receipts[0].id)
+                    append.setAttribute("messaging.message.id", receipts[0].id)
+                } else {
+                    produce.setAttribute("messaging.batch.message_count", receipts.count)
+                }
+                append.end(at: now)
+                produce.end(at: now)
+                metrics.published(tenant.name, count: receipts.lazy.filter { !$0.isDuplicate }.count)
+                completion(.success(PublishReply(receipts: receipts, traceID: produce.context.traceID)))
+            case .failure(let error):
+                let error = GatewayError(error)
+                append.fail(error, at: now)
+                produce.fail(error, at: now)
+                completion(.failure(error))
+            }
+        }
+    }
+
+    private func check(_ request: PublishRequest, _ tenant: Tenant) throws(GatewayError) {
+        try EventLabels.validateTopic(request.topic)
+        guard request.events.count <= configuration.maxBatchEvents else {
+            throw GatewayError(
+                code: .batchTooLarge,
+                cause: "\(request.events.count) events in one batch; the limit is \(configuration.maxBatchEvents)")
+        }
+        var bytes = 0
+        for event in request.events {
+            try check(event)
+            bytes += event.payload.count
+        }
+        let now = Clock.now().unixNano
+        if let refusal = tenant.charge(events: request.events.count, bytes: bytes, nowUnixNano: now) {
+            metrics.quotaRejected(tenant.name, quota: refusal.quota)
+            throw GatewayError(
+                code: .quotaExceeded,
+                cause: "tenant \(tenant.name) is over its quota of \(refusal.quota) per second",
+                retryAfter: refusal.wait)
+        }
+    }
+
+    private func check(_ event: IncomingEvent) throws(GatewayError) {
+        guard event.payload.count <= configuration.maxEventBytes else {
+            throw GatewayError(
+                code: .bodyTooLarge,
+                cause: "an event of \(event.payload.count) bytes; the limit is \(configuration.maxEventBytes)")
+        }
+        if let type = event.type {
+            try EventLabels.validate(type, named: "event type", limit: EventLabels.maxTypeBytes)
+            guard !type.hasPrefix("isotherm.") else {
+                throw GatewayError(
+                    code: .invalidHeader, cause: "event type \(EventLabels.quoted(type)): isotherm.* is reserved")
+            }
+        }
+        if let key = event.key {
+            try EventLabels.validate(key, named: "event key", limit: EventLabels.maxKeyBytes)
+        }
+        if let key = event.idempotencyKey {
+            try EventLabels.validate(key, named: "idempotency key", limit: EventLabels.maxIdempotencyKeyBytes)
+        }
+        if let type = event.contentType {
+            try EventLabels.validate(type, named: "content type", limit: EventLabels.maxTypeBytes)
+        }
+    }
+
+    private func newEvents(_ request: PublishRequest, _ context: SpanContext) -> [NewEvent] {
+        let traceparent = context.traceparent
+        let tracestate = context.traceState.map { "\($0)" }
+        return request.events.map { event in
+            NewEvent(
+                topic: request.topic, type: event.type, key: event.key, contentType: event.contentType,
+                payload: event.payload, acceptedUnixNano: request.acceptedAt.unixNano,
+                producedUnixNano: event.producedUnixNano, traceparent: traceparent, tracestate: tracestate,
+                idempotencyKey: event.idempotencyKey)
+        }
+    }
+}
+
+extension Span {
+    /// The attributes that every stage has.
+    func setStage(_ stage: StaticString) {
+        setAttribute("isotherm.stage", stage)
+        setAttribute("messaging.system", "isotherm")
+    }
+
+    func fail(_ error: GatewayError, at instant: Instant) {
+        setAttribute("error.type", error.code.rawValue)
+        setStatus(.error, error.cause)
+        end(at: instant)
+    }
+}

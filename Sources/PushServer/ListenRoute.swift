@@ -1,0 +1,233 @@
+import EventStreams
+import HTTPTypes
+import Hummingbird
+import HummingbirdCore
+import NIOCore
+import PushPipeline
+import Synchronization
+import Telemetry
+
+/// `GET /v1/events…` through the general codec: JSON long poll, and event streams on connections that have carried an
+/// ordinary request before (a browser reuses them). Follows the log by reading it, so nothing is queued here either.
+struct ListenRoute {
+    let core: ServerCore
+
+    static let maxPollEvents = 1_000
+    static let maxPollWait = Duration.seconds(60)
+
+    func respond(to request: Request, pathTopic: String?) async throws -> Response {
+        let fields = try RequestFields(request)
+        let tenant = try core.gateway.directory.tenant(authorization: fields.authorization, token: fields.token)
+        let wanted = try fields.subscription(
+            pathTopic: pathTopic, tenant: tenant, maxTopics: core.configuration.delivery.maxTopicsPerConnection)
+        let channel = try core.channel(for: tenant)
+        if request.headers[.accept]?.contains("text/event-stream") == true {
+            return try stream(request, wanted, channel)
+        }
+        return try await poll(fields, wanted, channel)
+    }
+
+    // MARK: Event stream
+
+    private func stream(_ request: Request, _ wanted: DeviceRequest, _ channel: TenantChannel) throws -> Response {
+        try core.hub.openConnection(wanted.tenant)
+        let core = core
+        let body = ResponseBody { writer in
+            defer { core.hub.closeConnection(wanted.tenant) }
+            let follower = Follower(core: core, wanted: wanted, channel: channel)
+            var position = follower.start.after ?? channel.visibleHead
+            try await writer.write(ByteBuffer(bytes: core.opening + (follower.start.reset?.frame ?? [])))
+            if let reset = follower.start.reset { core.metrics.resets(reset.reason) }
+            follower.opened()
+            defer { follower.closed() }
+            let heartbeat = core.configuration.delivery.heartbeatInterval
+            var lastSend = ContinuousClock.now
+            while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled {
+                let page = try await follower.read(after: position, limit: 256)
+                position = page.position
+                if page.events.isEmpty {
+                    if page.isAtHead {
+                        // Short waits, so that a drain is noticed.
+                        await channel.waitForEvent(after: position, until: .now + min(heartbeat, .seconds(1)))
+                    }
+                    if ContinuousClock.now - lastSend >= heartbeat {
+                        try await writer.write(ByteBuffer(bytes: EventFrame.heartbeat))
+                        lastSend = .now
+                    }
+                    continue
+                }
+                var buffer = ByteBuffer()
+                for event in page.events {
+                    buffer.writeBytes(EventFrame.rendered(event, on: channel.stream).bytes)
+                }
+                try await writer.write(buffer)
+                lastSend = .now
+                follower.delivered(page.events)
+            }
+            try await writer.finish(nil)
+        }
+        var headers: HTTPFields = [:]
+        for field in ServerCore.streamFields {
+            if let name = HTTPField.Name(field.name) { headers[name] = field.value }
+        }
+        return Response(status: .ok, headers: headers, body: body)
+    }
+
+    // MARK: Long poll
+
+    /// `{"events":[{…}],"next":"ev_…"}`: `next` is the cursor for the following request, also where nothing came.
+    private func poll(
+        _ fields: RequestFields, _ wanted: DeviceRequest, _ channel: TenantChannel
+    ) async throws -> Response {
+        let limit = try Self.limit(fields.query.first("limit"))
+        let wait = try Self.wait(fields.query.first("wait"))
+        try core.hub.openConnection(wanted.tenant)
+        defer { core.hub.closeConnection(wanted.tenant) }
+        let follower = Follower(core: core, wanted: wanted, channel: channel)
+        var position = follower.start.after ?? channel.visibleHead
+        let deadline = ContinuousClock.now + wait
+        var events: [StoredEvent] = []
+        while true {
+            let page = try await follower.read(after: position, limit: limit)
+            position = page.position
+            events = page.events
+            if !events.isEmpty { break }
+            if !page.isAtHead { continue }
+            if ContinuousClock.now >= deadline || core.isDraining.load(ordering: .relaxed) || Task.isCancelled { break }
+            await channel.waitForEvent(after: position, until: min(deadline, .now + .seconds(1)))
+        }
+        var json = JSONWriter()
+        json.beginObject()
+        if let reset = follower.start.reset {
+            json.field("reset", reset.reason)
+            core.metrics.resets(reset.reason)
+        }
+        json.key("events")
+        json.beginArray()
+        for event in events { Self.write(event, on: channel.stream, to: &json) }
+        json.endArray()
+        json.field("next", channel.stream.id(epoch: channel.stream.epoch, offset: position))
+        json.endObject()
+        json.bytes.append(UInt8(ascii: "\n"))
+        follower.delivered(events)
+        return Response.json(json.bytes)
+    }
+
+    private static func write(_ event: StoredEvent, on stream: any EventStream, to json: inout JSONWriter) {
+        json.beginObject()
+        json.field("id", stream.id(epoch: event.epoch, offset: event.offset))
+        json.field("topic", event.topic)
+        if let type = event.type { json.field("type", type) }
+        if let key = event.key { json.field("key", key) }
+        if let contentType = event.contentType { json.field("content_type", contentType) }
+        json.field("accepted_at", RFC3339.string(unixNano: event.acceptedUnixNano))
+        if let traceparent = event.traceparent { json.field("traceparent", traceparent) }
+        if let text = String(validating: event.payload, as: UTF8.self) {
+            json.field("data", text)
+        } else {
+            json.field("data_base64", Base64.encode(event.payload))
+        }
+        json.endObject()
+    }
+
+    private static func limit(_ text: String?) throws(Problem) -> Int {
+        guard let text else { return 100 }
+        guard let limit = Int(text), (1...maxPollEvents).contains(limit) else {
+            throw .invalidParameter("limit=\(text.prefix(32)) is not a number from 1 to \(maxPollEvents)")
+        }
+        return limit
+    }
+
+    /// `30s`, `500ms`, or bare seconds.
+    private static func wait(_ text: String?) throws(Problem) -> Duration {
+        guard let text else { return .zero }
+        let digits = text.prefix { $0.isASCII && $0.isNumber }
+        let wait: Duration? =
+            switch text.dropFirst(digits.count) {
+            case "ms": Int64(digits).map { .milliseconds($0) }
+            case "s", "": Int64(digits).map { .seconds($0) }
+            default: nil
+            }
+        guard let wait, wait <= maxPollWait else {
+            throw .invalidParameter("wait=\(text.prefix(32)) is not a time from 0s to 60s, such as 30s")
+        }
+        return wait
+    }
+}
+
+/// One device that reads the log for itself.
+private struct Follower: Sendable {
+    let core: ServerCore
+    let wanted: DeviceRequest
+    let channel: TenantChannel
+    let start: StartPosition
+    private let group: Int
+    private let connectedUnixNano = Clock.now().unixNano
+
+    struct Page {
+        let events: [StoredEvent]
+        let position: UInt64
+        let isAtHead: Bool
+    }
+
+    init(core: ServerCore, wanted: DeviceRequest, channel: TenantChannel) {
+        self.core = core
+        self.wanted = wanted
+        self.channel = channel
+        start = StartPosition(cursor: wanted.cursor, channel: channel)
+        group = core.hub.groups.number(of: wanted.group)
+    }
+
+    func opened() {
+        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: group, groups: core.hub.groups)
+    }
+
+    func closed() {
+        core.metrics.connectionClosed(
+            tenant: wanted.tenant.name, group: group, groups: core.hub.groups, reason: .client)
+    }
+
+    /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.
+    func read(after position: UInt64, limit: Int) async throws -> Page {
+        let found: [StoredEvent]
+        switch channel.stream.tail(after: position, limit: 1_024) {
+        case .events(let events): found = Array(channel.visible(events))
+        case .behind:
+            found = try await core.hub.readLog(
+                channel, after: position, limit: 1_024, byteLimit: core.configuration.delivery.maxQueuedBytes)
+        }
+        var wantedEvents: [StoredEvent] = []
+        var reached = position
+        for event in found {
+            if wantedEvents.count == limit { break }
+            reached = event.offset
+            if wanted.topics.contains(event.topic) { wantedEvents.append(event) }
+        }
+        return Page(events: wantedEvents, position: reached, isAtHead: found.isEmpty)
+    }
+
+    func delivered(_ events: [StoredEvent]) {
+        guard !events.isEmpty else { return }
+        core.hub.makeRecorder().delivered(
+            events, tenant: wanted.tenant.name, group: group, device: wanted.device,
+            connectedUnixNano: connectedUnixNano)
+    }
+}
+
+enum Base64 {
+    /// RFC 4648, section 4, with padding.
+    static func encode(_ bytes: [UInt8]) -> String {
+        let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+        var text: [UInt8] = []
+        text.reserveCapacity((bytes.count + 2) / 3 * 4)
+        for start in stride(from: 0, to: bytes.count, by: 3) {
+            let count = min(3, bytes.count - start)
+            var word: UInt32 = 0
+            for index in 0..<3 { word = word << 8 | (index < count ? UInt32(bytes[start + index]) : 0) }
+            for index in 0..<4 {
+                text.append(index <= count ? alphabet[Int(word >> UInt32(18 - 6 * index)) & 63] : UInt8(ascii: "="))
+            }
+        }
+        return String(decoding: text, as: UTF8.self)
+    }
+}

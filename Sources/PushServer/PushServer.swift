@@ -1,0 +1,237 @@
+public import EventStreams
+import HTTPTypes
+import Hummingbird
+import HummingbirdCore
+public import LatencyHeatmap
+public import Logging
+import NIOCore
+import NIOPosix
+public import PushPipeline
+public import ServiceLifecycle
+import Synchronization
+public import Telemetry
+
+/// The pipeline behind a listening socket.
+///
+///     let server = try PushServer(configuration: configuration, logger: logger)
+///     try await server.run()          // until the service group shuts it down
+///
+/// `run` returns after a graceful drain: streams are closed over the drain interval, acknowledged events are on disk, and
+/// what the tracer held has been exported or counted as dropped.
+public final class PushServer: Service {
+    public let configuration: PushServerConfiguration
+    public let heatmap: HeatmapEngine
+    public let telemetry: TelemetrySDK
+    public let registry: MetricRegistry
+    private let core: ServerCore
+    private let store: EmbeddedEventStore
+    private let loops: MultiThreadedEventLoopGroup
+    private let diskThreads: NIOThreadPool
+    private let logger: Logger
+    /// Connections that the general codec serves, each with a task of its own.
+    private let ordinary = AsyncStream.makeStream(of: HTTP1Channel.Value.self)
+    private let http1: HTTP1Channel
+    private let open = OpenChannels()
+    private let ready = Mutex<ReadyState>(.waiting([]))
+
+    private enum ReadyState {
+        case waiting([CheckedContinuation<Int, any Error>])
+        case listening(port: Int)
+        case failed(any Error)
+    }
+
+    /// Opens the log and every tenant's part of it; binds nothing yet. Throws for settings that contradict each other,
+    /// and for a data directory that cannot be used.
+    public init(configuration: PushServerConfiguration, logger: Logger) throws {
+        self.configuration = configuration
+        self.logger = logger
+        try configuration.validate()
+        let registry = MetricRegistry()
+        let telemetry = TelemetrySDK(configuration: configuration.telemetry)
+        let heatmap = HeatmapEngine(configuration: configuration.heatmap)
+        let metrics = PipelineMetrics(registry: registry)
+        let store = try EmbeddedEventStore(configuration: configuration.store)
+        let loops = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoopThreads)
+        let diskThreads = NIOThreadPool(numberOfThreads: 2)
+        diskThreads.start()
+        let eventLoops = Array(loops.makeIterator())
+        let hub = Hub(
+            configuration: configuration.delivery, loops: eventLoops.map { NIODeliveryLoop($0) },
+            tracer: telemetry.tracer, heatmap: heatmap, metrics: metrics,
+            offload: { work in diskThreads.submit { _ in work() } },
+            openStream: { try store.stream(tenant: $0.name) })
+        let directory = try TenantDirectory(configuration: configuration.gateway, nowUnixNano: Clock.now().unixNano)
+        let gateway = Gateway(
+            configuration: configuration.gateway, hub: hub, directory: directory, tracer: telemetry.tracer,
+            metrics: metrics)
+        // Opened now, so that no connection waits for the disk.
+        for tenant in directory.tenants { _ = try hub.channel(for: tenant) }
+        let core = ServerCore(
+            configuration: configuration, gateway: gateway, hub: hub, heatmap: heatmap, metrics: metrics,
+            telemetry: telemetry)
+        self.core = core
+        let responder = OrdinaryRoutes(core: core, registry: registry).responder()
+        http1 = HTTP1Channel(
+            responder: { request, writer, channel in
+                let context = BasicRequestContext(
+                    source: ApplicationRequestContextSource(channel: channel, logger: logger))
+                let response = try await responder.respond(to: request, context: context)
+                try await writer.write(response: response.head, body: response.body)
+            },
+            configuration: .init(
+                idleTimeout: TimeAmount(configuration.idleTimeout),
+                httpDecoderConfiguration: .init(
+                    maxHeaderFieldSize: configuration.maxHeadBytes, maxHeaderListSize: configuration.maxHeadBytes,
+                    maxHeaderFieldCount: 100)))
+        self.registry = registry
+        self.telemetry = telemetry
+        self.heatmap = heatmap
+        self.store = store
+        self.loops = loops
+        self.diskThreads = diskThreads
+        ServerMetrics.register(in: registry, core: core, directory: directory)
+    }
+
+    // MARK: Running
+
+    /// Listens until the task's graceful shutdown, then drains. Throws when the address cannot be bound.
+    public func run() async throws {
+        let listener: any Channel
+        do {
+            listener = try await bind()
+        } catch {
+            settle(.failure(error))
+            await close()
+            throw error
+        }
+        settle(.success(listener.localAddress?.port ?? configuration.port))
+        let http1 = http1
+        let logger = logger
+        let connections = ordinary.stream
+        await withGracefulShutdownHandler {
+            await withDiscardingTaskGroup { group in
+                for await connection in connections {
+                    group.addTask { await http1.handle(value: connection, logger: logger) }
+                }
+            }
+        } onGracefulShutdown: {
+            self.core.isDraining.store(true, ordering: .sequentiallyConsistent)
+            listener.close(promise: nil)
+            self.core.hub.drain()
+            self.open.quiesce()
+            self.open.whenEmpty(
+                within: TimeAmount(self.configuration.delivery.drainInterval) + .seconds(2), on: listener.eventLoop
+            ) {
+                self.ordinary.continuation.finish()
+            }
+        }
+        await close()
+    }
+
+    /// The port that is listened on, once it is; throws what `run` threw if it could not be bound.
+    public var boundPort: Int {
+        get async throws {
+            try await withCheckedThrowingContinuation { continuation in
+                let known = ready.withLock { state -> ReadyState? in
+                    guard case .waiting(let waiting) = state else { return state }
+                    state = .waiting(waiting + [continuation])
+                    return nil
+                }
+                switch known {
+                case .listening(let port): continuation.resume(returning: port)
+                case .failed(let error): continuation.resume(throwing: error)
+                case .waiting, nil: break
+                }
+            }
+        }
+    }
+
+    private func settle(_ result: Result<Int, any Error>) {
+        let waiting = ready.withLock { state -> [CheckedContinuation<Int, any Error>] in
+            guard case .waiting(let waiting) = state else { return [] }
+            switch result {
+            case .success(let port): state = .listening(port: port)
+            case .failure(let error): state = .failed(error)
+            }
+            return waiting
+        }
+        for continuation in waiting { continuation.resume(with: result) }
+    }
+
+    private func bind() async throws -> any Channel {
+        let core = core
+        let open = open
+        let http1 = http1
+        let logger = logger
+        let handOver = ordinary.continuation
+        let hubLoops = Dictionary(
+            uniqueKeysWithValues: zip(Array(loops.makeIterator()), core.hub.loops).map { loop, hubLoop in
+                (ObjectIdentifier(loop), hubLoop)
+            })
+        return try await ServerBootstrap(group: loops)
+            .serverChannelOption(.backlog, value: 4_096)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    // Every child's loop is one of the group's.
+                    guard let hubLoop = hubLoops[ObjectIdentifier(channel.eventLoop)] else {
+                        preconditionFailure("a connection on a loop that is not the server's")
+                    }
+                    open.insert(channel)
+                    try channel.pipeline.syncOperations.addHandler(
+                        FrontDoor(server: core, hubLoop: hubLoop) { channel in
+                            _ = channel.setOption(.allowRemoteHalfClosure, value: true)
+                            http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
+                        })
+                }
+            }
+            .bind(host: configuration.host, port: configuration.port).get()
+    }
+
+    /// The log first, since it holds what was acknowledged; then the tracer, which may wait for its collector.
+    private func close() async {
+        let store = store
+        let telemetry = telemetry
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            diskThreads.submit { _ in
+                store.close()
+                telemetry.shutdown(deadline: .seconds(5))
+                continuation.resume()
+            }
+        }
+        try? await diskThreads.shutdownGracefully()
+        try? await loops.shutdownGracefully()
+    }
+}
+
+/// The connections that are open, to end them on shutdown.
+private final class OpenChannels: Sendable {
+    private let channels = Mutex<[ObjectIdentifier: any Channel]>([:])
+
+    func insert(_ channel: any Channel) {
+        let key = ObjectIdentifier(channel)
+        channels.withLock { $0[key] = channel }
+        channel.closeFuture.whenComplete { _ in self.channels.withLock { $0[key] = nil } }
+    }
+
+    /// Idle connections close; the others close when their request is answered.
+    func quiesce() {
+        for channel in channels.withLock({ Array($0.values) }) {
+            channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
+        }
+    }
+
+    /// Calls back once all are closed; those that are left after `limit` are closed by force.
+    func whenEmpty(within limit: TimeAmount, on loop: any EventLoop, _ done: @escaping @Sendable () -> Void) {
+        let left = channels.withLock { Array($0.values) }
+        let closing = EventLoopFuture.andAllComplete(left.map(\.closeFuture), on: loop)
+        let timeout = loop.scheduleTask(in: limit) {
+            for channel in left { channel.close(promise: nil) }
+        }
+        closing.whenComplete { _ in
+            timeout.cancel()
+            done()
+        }
+    }
+}

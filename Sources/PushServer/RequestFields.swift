@@ -1,0 +1,99 @@
+import HTTPTypes
+import PushPipeline
+import Telemetry
+
+/// The head of a request as the routes see it, whichever codec has read it.
+struct RequestFields {
+    let query: QueryString
+    /// The first value of a field; its name in lower case.
+    let field: (StaticString) -> String?
+
+    init(query: QueryString, field: @escaping (StaticString) -> String?) {
+        self.query = query
+        self.field = field
+    }
+
+    /// The caller's span, when `traceparent` is valid; a bad `tracestate` does not drop it.
+    var parent: SpanContext? {
+        guard let traceparent = field("traceparent") else { return nil }
+        return TraceContext.parse(traceparent: traceparent, tracestate: field("tracestate"))
+    }
+
+    var authorization: String? { field("authorization") }
+    var token: String? { query.first("token") }
+
+    /// The event that a plain publish request carries.
+    func event(payload: [UInt8]) throws(GatewayError) -> IncomingEvent {
+        var event = IncomingEvent(
+            payload: payload, type: field("x-event-type"), key: field("x-event-key"),
+            contentType: field("content-type"), idempotencyKey: field("idempotency-key"))
+        if let time = field("x-event-time") {
+            guard let produced = RFC3339.unixNano(time) else {
+                throw GatewayError(
+                    code: .invalidHeader,
+                    cause: "X-Event-Time \(time.prefix(64)) is not an RFC 3339 time such as 2026-11-23T08:30:00.250Z")
+            }
+            event.producedUnixNano = produced
+        }
+        return event
+    }
+
+    /// What a device asks for: `topic`, `group`, `device` and the cursor.
+    func subscription(pathTopic: String?, tenant: Tenant, maxTopics: Int) throws(GatewayError) -> DeviceRequest {
+        let topics = pathTopic.map { [$0] } ?? Array(Set(query.all("topic"))).sorted()
+        guard !topics.isEmpty else {
+            throw GatewayError(code: .invalidTopic, cause: "no topic: name one in the path, or as topic=NAME in the query")
+        }
+        guard topics.count <= maxTopics else {
+            throw GatewayError(
+                code: .invalidTopic, cause: "\(topics.count) topics on one connection; the limit is \(maxTopics)")
+        }
+        for topic in topics { try EventLabels.validateTopic(topic) }
+        let group = query.first("group") ?? field("x-device-group")
+        if let group { try EventLabels.validate(group, named: "group", limit: EventLabels.maxGroupBytes) }
+        let device = query.first("device") ?? field("x-device-id")
+        if let device { try EventLabels.validate(device, named: "device", limit: EventLabels.maxDeviceBytes) }
+        return DeviceRequest(
+            tenant: tenant, topics: topics, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
+            device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"))
+    }
+}
+
+/// What a device asked for, its cursor still unread.
+struct DeviceRequest: Sendable {
+    let tenant: Tenant
+    let topics: [String]
+    let group: String
+    let device: String?
+    /// Empty equals absent: a browser that has seen no id sends none, a client library may send an empty one.
+    let cursor: String?
+}
+
+/// Where delivery begins, and the reset frame that says so when it is not where the device asked.
+struct StartPosition {
+    let after: UInt64?
+    let reset: (frame: [UInt8], reason: String)?
+
+    init(cursor: String?, channel: TenantChannel) {
+        guard let cursor, !cursor.isEmpty else {
+            (after, reset) = (nil, nil)
+            return
+        }
+        let stream = channel.stream
+        switch stream.resolve(cursor) {
+        case .position(let offset):
+            (after, reset) = (offset, nil)
+        case .tooOld(let earliest):
+            let id = stream.id(epoch: stream.epoch, offset: max(1, earliest) - 1)
+            after = max(1, earliest) - 1
+            reset = (EventFrame.reset(reason: "too_old", continuesFrom: id, earliest: id), "too_old")
+        case .foreign:
+            // Nothing is known of where this device was: it goes on live, and may fetch what is kept by the earliest id.
+            let head = channel.visibleHead
+            let earliest = stream.id(epoch: stream.epoch, offset: max(1, stream.earliest) - 1)
+            let id = stream.id(epoch: stream.epoch, offset: head)
+            after = head
+            reset = (EventFrame.reset(reason: "foreign", continuesFrom: id, earliest: earliest), "foreign")
+        }
+    }
+}

@@ -1,0 +1,117 @@
+import EventStreams
+import Glibc
+import LatencyHeatmap
+import NIOCore
+import PushPipeline
+import Synchronization
+import Telemetry
+
+/// What the connections share.
+final class ServerCore: Sendable {
+    let configuration: PushServerConfiguration
+    let gateway: Gateway
+    let hub: Hub
+    let heatmap: HeatmapEngine
+    let metrics: PipelineMetrics
+    let telemetry: TelemetrySDK
+    let dates = DateCache()
+    /// The lines that every stream opens with.
+    let opening: [UInt8]
+    /// Set when the drain begins: what is still open finishes, nothing new is accepted.
+    let isDraining = Atomic(false)
+
+    init(
+        configuration: PushServerConfiguration, gateway: Gateway, hub: Hub, heatmap: HeatmapEngine,
+        metrics: PipelineMetrics, telemetry: TelemetrySDK
+    ) {
+        self.configuration = configuration
+        self.gateway = gateway
+        self.hub = hub
+        self.heatmap = heatmap
+        self.metrics = metrics
+        self.telemetry = telemetry
+        let retry = configuration.delivery.retry.components
+        opening = EventFrame.opening(
+            retryMilliseconds: retry.seconds * 1_000 + retry.attoseconds / 1_000_000_000_000_000)
+    }
+
+    func channel(for tenant: Tenant) throws(GatewayError) -> TenantChannel {
+        do { return try hub.channel(for: tenant) } catch {
+            throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
+        }
+    }
+
+    /// The head of a stream's response. Its body ends with the connection, so frames need no chunk around them.
+    func streamHead(origin: String?) -> String {
+        var head = "HTTP/1.1 200 OK\r\n"
+        for field in Self.streamFields { head += "\(field.name): \(field.value)\r\n" }
+        for field in corsFields(origin: origin) { head += "\(field.name): \(field.value)\r\n" }
+        return head + "Date: \(dates.now)\r\nConnection: close\r\n\r\n"
+    }
+
+    /// No cache, no proxy's buffer and no recoding may hold an event back.
+    static let streamFields = [
+        (name: "Content-Type", value: "text/event-stream"),
+        (name: "Cache-Control", value: "no-cache, no-transform"),
+        (name: "X-Accel-Buffering", value: "no"),
+    ]
+
+    func corsFields(origin: String?) -> [(name: String, value: String)] {
+        guard let origin else { return [] }
+        let allowed = configuration.allowedOrigins
+        if allowed.contains("*") { return [("Access-Control-Allow-Origin", "*")] }
+        guard allowed.contains(origin) else { return [] }
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+    }
+}
+
+/// The current time as HTTP's `Date` field has it, formatted once a second.
+final class DateCache: Sendable {
+    private let state = Mutex<(second: Int, text: String)>((0, ""))
+
+    var now: String {
+        let second = time(nil)
+        return state.withLock { state in
+            if state.second != second { state = (second, Self.format(second)) }
+            return state.text
+        }
+    }
+
+    private static func format(_ second: Int) -> String {
+        var second = second
+        var parts = tm()
+        gmtime_r(&second, &parts)
+        // Names of days and months as RFC 9110 has them, whatever the locale.
+        let days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"]
+        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+        func padded(_ value: Int32) -> String { value < 10 ? "0\(value)" : "\(value)" }
+        return "\(days[Int(parts.tm_wday)]), \(padded(parts.tm_mday)) \(months[Int(parts.tm_mon)]) "
+            + "\(1900 + parts.tm_year) \(padded(parts.tm_hour)):\(padded(parts.tm_min)):\(padded(parts.tm_sec)) GMT"
+    }
+}
+
+/// A route's name in `isotherm_requests_total{route,code}`.
+enum Route: String, CaseIterable {
+    case publish, listen, poll, receipts, heatmap, metrics
+    case traces = "otlp_traces"
+    case otlpMetrics = "otlp_metrics"
+    case probe, other
+}
+
+enum ReasonPhrase {
+    static func of(_ status: Int) -> String {
+        switch status {
+        case 200: "OK"
+        case 202: "Accepted"
+        case 400: "Bad Request"
+        case 401: "Unauthorized"
+        case 404: "Not Found"
+        case 413: "Content Too Large"
+        case 415: "Unsupported Media Type"
+        case 429: "Too Many Requests"
+        case 503: "Service Unavailable"
+        case 507: "Insufficient Storage"
+        default: "Status"
+        }
+    }
+}

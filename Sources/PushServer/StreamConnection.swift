@@ -1,0 +1,57 @@
+import NIOCore
+import PushPipeline
+
+/// A device's socket: the slow path of `DeviceTransport` on a channel. The fast path is the hub's own `send(2)` on the
+/// descriptor, which NIO does not see.
+final class StreamConnection: DeviceTransport {
+    let descriptor: Int32
+    private let channel: any Channel
+    private var isClosing = false
+    /// The hub's side; nil before the subscription begins.
+    var subscription: Subscription?
+    /// Why the stream ends, when it is the server that ends it.
+    var closeReason = CloseReason.client
+
+    init(channel: any Channel, descriptor: Int32) {
+        self.channel = channel
+        self.descriptor = descriptor
+    }
+
+    func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void) {
+        let loop = channel.eventLoop.assumeIsolatedUnsafeUnchecked()
+        channel.writeAndFlush(ByteBuffer(bytes: bytes)).assumeIsolatedUnsafeUnchecked().whenComplete { result in
+            // On a later turn, also when the write completed or failed at once.
+            loop.execute {
+                if case .success = result { completion(true) } else { completion(false) }
+            }
+        }
+    }
+
+    func close(farewell: [UInt8]?) {
+        guard !isClosing else { return }
+        isClosing = true
+        guard let farewell else {
+            closeReason = .stalled
+            channel.close(promise: nil)
+            return
+        }
+        closeReason = .drained
+        let channel = channel
+        channel.writeAndFlush(ByteBuffer(bytes: farewell)).whenComplete { _ in channel.close(promise: nil) }
+        // A device that reads nothing does not hold the shutdown up.
+        channel.eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
+    }
+}
+
+/// A NIO event loop as the hub sees it.
+final class NIODeliveryLoop: DeliveryLoop {
+    let eventLoop: any EventLoop
+
+    init(_ eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+
+    func execute(_ work: @escaping @Sendable () -> Void) { eventLoop.execute(work) }
+
+    func schedule(after delay: Duration, _ work: @escaping @Sendable () -> Void) {
+        _ = eventLoop.scheduleTask(in: TimeAmount(delay), work)
+    }
+}

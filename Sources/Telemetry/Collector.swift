@@ -1,0 +1,283 @@
+import CTelemetry
+import Glibc
+import OTLP
+import Synchronization
+
+/// Gathers ended spans from the threads' slabs into batches, on a thread of its own.
+///
+/// Holds a lock while it gathers, which the ledger takes as well; the threads that make spans never wait for it.
+@usableFromInline
+final class Collector: Sendable {
+    @usableFromInline let id: UInt64
+    private let slotCount: Int
+    private let maxBatchSpans: Int
+    private let maxBatchBytes: Int
+    private let scheduleDelay: Duration
+    private let exporter: Exporter
+    private let envelope: BatchEnvelope
+    private let wakeUp: Int32
+    private let isStopping = Atomic(false)
+    private let wakePending = Atomic(false)
+    private let state = Mutex(State())
+
+    private static let lastID = Atomic<UInt64>(0)
+
+    private struct State {
+        var slabs: [SpanSlab] = []
+        var byThread: [UInt: SpanSlab] = [:]
+        var open: Batch?
+    }
+
+    init(
+        slotCount: Int, maxBatchSpans: Int, maxBatchBytes: Int, scheduleDelay: Duration, envelope: BatchEnvelope,
+        exporter: Exporter
+    ) {
+        id = Self.lastID.add(1, ordering: .relaxed).newValue
+        self.slotCount = slotCount
+        self.maxBatchSpans = maxBatchSpans
+        self.maxBatchBytes = maxBatchBytes
+        self.scheduleDelay = scheduleDelay
+        self.envelope = envelope
+        self.exporter = exporter
+        wakeUp = isotherm_make_event()
+    }
+
+    deinit {
+        close(wakeUp)
+        for slab in state.withLock({ $0.slabs }) {
+            slab.retire()
+            _ = Unmanaged.passRetained(slab)
+        }
+    }
+
+    // MARK: Threads
+
+    /// The calling thread's slab, at the thread's first span for this SDK.
+    @usableFromInline
+    func slabForThisThread() -> SpanSlab {
+        let thread = UInt(pthread_self())
+        let slab = state.withLock { state -> SpanSlab in
+            if let slab = state.byThread[thread] { return slab }
+            // A thread that has ended leaves its slab to the next.
+            let slab: SpanSlab
+            if let left = state.slabs.first(where: { !$0.isOwned.load(ordering: .acquiring) }) {
+                state.byThread = state.byThread.filter { $0.value !== left }
+                slab = left
+            } else {
+                slab = SpanSlab(slotCount: slotCount, collector: self)
+                state.slabs.append(slab)
+            }
+            slab.isOwned.store(true, ordering: .releasing)
+            state.byThread[thread] = slab
+            return slab
+        }
+        isotherm_on_thread_exit { pointer in
+            guard let pointer else { return }
+            Unmanaged<SpanSlab>.fromOpaque(pointer).takeUnretainedValue().isOwned.store(false, ordering: .releasing)
+        }
+        isotherm_set_thread_slab(Unmanaged.passUnretained(slab).toOpaque())
+        return slab
+    }
+
+    /// Makes the collector gather soon. Costs a system call at most once for each time that it gathers.
+    @usableFromInline
+    func wake() {
+        if wakePending.exchange(true, ordering: .relaxed) { return }
+        var one: UInt64 = 1
+        write(wakeUp, &one, 8)
+    }
+
+    /// Runs until `stop`.
+    func run() {
+        var lastClose = ContinuousClock.now
+        while !isStopping.load(ordering: .acquiring) {
+            var poller = pollfd(fd: wakeUp, events: Int16(POLLIN), revents: 0)
+            let left = scheduleDelay - (ContinuousClock.now - lastClose)
+            poll(&poller, 1, max(1, Int32(clamping: left.milliseconds)))
+            var count: UInt64 = 0
+            read(wakeUp, &count, 8)
+            wakePending.store(false, ordering: .relaxed)
+            let isTime = ContinuousClock.now - lastClose >= scheduleDelay
+            gather(closing: isTime)
+            if isTime { lastClose = .now }
+        }
+        gather(closing: true)
+    }
+
+    func stop() {
+        isStopping.store(true, ordering: .releasing)
+        var one: UInt64 = 1
+        write(wakeUp, &one, 8)
+    }
+
+    // MARK: Gathering
+
+    /// Moves ended spans to batches; hands on the full ones, and with `closing` the last one as well. What the exporter
+    /// cannot hold stays in the slabs, where it counts against their bound.
+    func gather(closing: Bool) {
+        state.withLock { state in
+            for slab in state.slabs {
+                for index in 0..<slab.slotCount {
+                    let slot = slab.slot(index)
+                    let word = SpanSlot.state(slot).load(ordering: .acquiring)
+                    guard word & 3 == SpanSlot.ended else { continue }
+                    if state.open == nil {
+                        guard exporter.hasRoom else { return }
+                        state.open = Batch(envelope: envelope)
+                    }
+                    guard let batch = state.open else { return }
+                    batch.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
+                    if let spill = slot.pointee.spill {
+                        spill.deallocate()
+                        slot.pointee.spill = nil
+                    }
+                    if let message = slot.pointee.statusMessage {
+                        message.deallocate()
+                        slot.pointee.statusMessage = nil
+                    }
+                    SpanSlot.state(slot).store(word & ~3 | SpanSlot.free, ordering: .releasing)
+                    if batch.spanCount >= maxBatchSpans || batch.byteCount >= maxBatchBytes {
+                        exporter.enqueue(batch)
+                        state.open = nil
+                    }
+                }
+            }
+            if closing, let batch = state.open {
+                exporter.enqueue(batch)
+                state.open = nil
+            }
+        }
+    }
+
+    /// Spans that were not gathered when everything stops are counted as dropped.
+    func abandon() {
+        state.withLock { state in
+            var dropped = 0
+            for slab in state.slabs {
+                for index in 0..<slab.slotCount {
+                    let slot = slab.slot(index)
+                    let word = SpanSlot.state(slot).load(ordering: .acquiring)
+                    guard word & 3 == SpanSlot.ended else { continue }
+                    SpanSlot.state(slot).store(word & ~3 | SpanSlot.free, ordering: .releasing)
+                    dropped += 1
+                }
+            }
+            exporter.drop(dropped, as: .shutdown)
+        }
+    }
+
+    // MARK: The ledger
+
+    /// Exact: read again until no span was started in between.
+    var ledger: SpanLedger {
+        state.withLock { state in
+            var ledger = SpanLedger()
+            for _ in 0..<1_000 {
+                ledger = SpanLedger()
+                let before = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
+                for slab in state.slabs {
+                    ledger.sampledOut += slab.counters.sampledOut.load(ordering: .relaxed)
+                    ledger.dropped[.queueFull, default: 0] += slab.counters.droppedQueueFull.load(ordering: .relaxed)
+                    for index in 0..<slab.slotCount {
+                        switch SpanSlot.state(slab.slot(index)).load(ordering: .acquiring) & 3 {
+                        case SpanSlot.live, SpanSlot.ending: ledger.live += 1
+                        case SpanSlot.ended: ledger.queued += 1
+                        default: break
+                        }
+                    }
+                }
+                let after = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
+                ledger.started = after.reduce(0, +)
+                if before == after { break }
+            }
+            ledger.queued += UInt64(state.open?.spanCount ?? 0)
+            exporter.account(in: &ledger)
+            return ledger
+        }
+    }
+}
+
+/// What every request begins with: the resource and the scope, encoded once.
+///
+///     ExportTraceServiceRequest{1 ResourceSpans{1 resource, 2 ScopeSpans{1 scope, 2 span, 2 span, …}}}
+struct BatchEnvelope: Sendable {
+    let resource: [UInt8]
+    let scope: [UInt8]
+
+    init(resource: Resource, scope: InstrumentationScope) {
+        var writer = ProtobufWriter()
+        writer.message(field: 1) { resource.encode(into: &$0) }
+        self.resource = writer.bytes
+        writer = ProtobufWriter()
+        writer.message(field: 1) { scope.encode(into: &$0) }
+        self.scope = writer.bytes
+    }
+
+    /// Room for the parts and the tags and lengths around them.
+    var maxBytes: Int { resource.count + scope.count + 3 * (1 + Wire.maxVarintBytes) }
+}
+
+/// Spans on their way to the exporter: one request's body, built in place.
+final class Batch: @unchecked Sendable {  // used by one thread at a time: the collector's, then the exporter's
+    private(set) var spanCount = 0
+    private let envelope: BatchEnvelope
+    private var storage: UnsafeMutableRawPointer
+    private var capacity = 256 * 1024
+    private var end: Int
+    private let spansStart: Int
+
+    init(envelope: BatchEnvelope) {
+        self.envelope = envelope
+        spansStart = envelope.maxBytes
+        end = spansStart
+        storage = .allocate(byteCount: capacity + spansStart, alignment: 8)
+    }
+
+    deinit { storage.deallocate() }
+
+    var byteCount: Int { end - spansStart }
+
+    /// Field 2 of ScopeSpans.
+    func append(_ span: UnsafeRawPointer, count: Int) {
+        let needed = 1 + Wire.maxVarintBytes + count
+        if byteCount + needed > capacity {
+            capacity = (byteCount + needed) * 2
+            let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity + spansStart, alignment: 8)
+            larger.copyMemory(from: storage, byteCount: end)
+            storage.deallocate()
+            storage = larger
+        }
+        var place = storage + end
+        place = Wire.byte(0x12, at: place)
+        place = Wire.varint(UInt64(count), at: place)
+        place = Wire.copy(span, count: count, to: place)
+        end = place - storage
+        spanCount += 1
+    }
+
+    /// The request. The parts before the spans are written backwards from them, since their lengths count what follows.
+    func body() -> UnsafeRawBufferPointer {
+        let scopeSpans = envelope.scope.count + byteCount
+        let resourceSpans = envelope.resource.count + 1 + Wire.varintBytes(UInt64(scopeSpans)) + scopeSpans
+        let head = 1 + Wire.varintBytes(UInt64(resourceSpans)) + resourceSpans - byteCount
+        let start = storage + spansStart - head
+        var place = Wire.byte(0x0A, at: start)
+        place = Wire.varint(UInt64(resourceSpans), at: place)
+        place = envelope.resource.withUnsafeBytes { bytes in
+            bytes.baseAddress.map { Wire.copy($0, count: bytes.count, to: place) } ?? place
+        }
+        place = Wire.byte(0x12, at: place)
+        place = Wire.varint(UInt64(scopeSpans), at: place)
+        place = envelope.scope.withUnsafeBytes { bytes in
+            bytes.baseAddress.map { Wire.copy($0, count: bytes.count, to: place) } ?? place
+        }
+        return UnsafeRawBufferPointer(start: start, count: head + byteCount)
+    }
+}
+
+extension Duration {
+    var milliseconds: Int64 {
+        let (seconds, attoseconds) = components
+        return seconds * 1_000 + attoseconds / 1_000_000_000_000_000
+    }
+}

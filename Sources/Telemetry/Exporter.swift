@@ -1,0 +1,248 @@
+import CCurl
+import Glibc
+import Gzip
+import OTLP
+import Synchronization
+
+/// Sends batches to an OTLP/HTTP endpoint, one at a time, on a thread of its own. Nothing here is traced.
+///
+/// Retries by OTLP's rules: 429, 502, 503, 504, a connection that could not be made and one that broke before an answer
+/// are tried again, with the same bytes, until the export time-out; everything else is final.
+final class Exporter: Sendable {
+    private let endpoint: String
+    private let headers: [(String, String)]
+    private let compression: TelemetryConfiguration.Compression
+    private let requestTimeout: Duration
+    private let exportTimeout: Duration
+    private let maxQueuedBatches: Int
+    private let report: @Sendable (String) -> Void
+    private let state: Guarded<State>
+
+    private struct State {
+        var queue: [Batch] = []
+        var sendingSpans = 0
+        var exported: UInt64 = 0
+        var rejected: UInt64 = 0
+        var dropped: [SpanLedger.DropReason: UInt64] = [:]
+        var isStopping = false
+        /// Requests still under way are aborted.
+        var isAborted = false
+        var isFailing = false
+        var lastReport: ContinuousClock.Instant?
+    }
+
+    /// An answer may be this long; more is not read.
+    private static let maxResponseBytes = 4 * 1024 * 1024
+    private static let firstBackoff = Duration.milliseconds(500)
+    private static let maxBackoff = Duration.seconds(30)
+
+    init(configuration: TelemetryConfiguration, endpoint: String) {
+        self.endpoint = endpoint
+        headers = configuration.headers
+        compression = configuration.compression
+        requestTimeout = configuration.timeout
+        exportTimeout = configuration.exportTimeout
+        maxQueuedBatches = max(2, configuration.maxQueueSize / max(1, configuration.maxExportBatchSize))
+        report = configuration.report
+        state = Guarded(State())
+    }
+
+    // MARK: The queue
+
+    var hasRoom: Bool { state.withLock { $0.queue.count < maxQueuedBatches } }
+
+    func enqueue(_ batch: Batch) {
+        state.withLock { $0.queue.append(batch) }
+        state.broadcast()
+    }
+
+    func drop(_ count: Int, as reason: SpanLedger.DropReason) {
+        state.withLock { $0.dropped[reason, default: 0] += UInt64(count) }
+    }
+
+    func account(in ledger: inout SpanLedger) {
+        state.withLock { state in
+            ledger.exported = state.exported
+            ledger.rejected = state.rejected
+            ledger.dropped.merge(state.dropped, uniquingKeysWith: +)
+            ledger.queued += UInt64(state.queue.reduce(state.sendingSpans) { $0 + $1.spanCount })
+        }
+    }
+
+    /// Whether the last attempt failed.
+    var isFailing: Bool { state.withLock { $0.isFailing } }
+
+    /// Returns when the queue is empty and nothing is under way, or at the deadline.
+    func waitUntilIdle(until deadline: ContinuousClock.Instant) {
+        state.wait(until: deadline) { $0.queue.isEmpty && $0.sendingSpans == 0 }
+    }
+
+    /// Lets the thread end once the queue is empty.
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        state.broadcast()
+    }
+
+    /// Ends everything now; what is left is counted as dropped.
+    func abort() {
+        state.withLock { state in
+            state.isStopping = true
+            state.isAborted = true
+            let left = state.queue.reduce(0) { $0 + $1.spanCount }
+            state.dropped[.shutdown, default: 0] += UInt64(left)
+            state.queue = []
+        }
+        state.broadcast()
+    }
+
+    // MARK: Sending
+
+    /// Runs until `stop` and an empty queue, or `abort`.
+    func run() {
+        guard let request = HTTPRequest(endpoint: endpoint, headers: headers, isGzip: compression == .gzip) else {
+            return
+        }
+        while let batch = next() {
+            send(batch, with: request)
+            state.withLock { $0.sendingSpans = 0 }
+            state.broadcast()
+        }
+    }
+
+    private func next() -> Batch? {
+        state.wait(until: nil) { !$0.queue.isEmpty || $0.isStopping }
+        return state.withLock { state in
+            guard !state.queue.isEmpty else { return nil }
+            let batch = state.queue.removeFirst()
+            state.sendingSpans = batch.spanCount
+            return batch
+        }
+    }
+
+    private func send(_ batch: Batch, with request: HTTPRequest) {
+        let plain = batch.body()
+        let compressed = compression == .gzip ? Gzip.compress(plain) : []
+        let deadline = ContinuousClock.now + exportTimeout
+        var backoff = Self.firstBackoff
+        while true {
+            let left = deadline - ContinuousClock.now
+            let timeout = min(requestTimeout, max(left, .milliseconds(1)))
+            switch perform(request, plain: plain, compressed: compressed, timeout: timeout) {
+            case .accepted(let rejected, let message):
+                let rejected = min(UInt64(max(0, rejected)), UInt64(batch.spanCount))
+                state.withLock { state in
+                    state.exported += UInt64(batch.spanCount) - rejected
+                    state.rejected += rejected
+                    state.sendingSpans = 0
+                    state.isFailing = false
+                }
+                if rejected > 0 || !message.isEmpty {
+                    warn("\(endpoint) rejected \(rejected) of \(batch.spanCount) spans: \(message.prefix(256))")
+                }
+                return
+            case .final(let cause):
+                return fail(batch, as: nil, cause)
+            case .tooLarge(let cause):
+                return fail(batch, as: .oversize, cause)
+            case .retry(let cause, let retryAfter):
+                state.withLock { $0.isFailing = true }
+                // Half to one and a half of the backoff, so that a fleet does not come back at once.
+                let jittered = backoff * Double.random(in: 0.5...1.5)
+                let wait = max(jittered, retryAfter ?? .zero)
+                guard ContinuousClock.now + wait < deadline, !state.withLock({ $0.isAborted }) else {
+                    let isAborted = state.withLock { $0.isAborted }
+                    return fail(batch, as: isAborted ? .shutdown : .retryExpired, cause)
+                }
+                state.wait(until: .now + wait) { $0.isAborted }
+                backoff = min(backoff * 2, Self.maxBackoff)
+            }
+        }
+    }
+
+    private func perform(
+        _ request: HTTPRequest, plain: UnsafeRawBufferPointer, compressed: [UInt8], timeout: Duration
+    ) -> HTTPRequest.Outcome {
+        let isAborted: () -> Bool = { [state] in state.withLock { $0.isAborted } }
+        if compression == .none {
+            return request.post(plain, timeout: timeout, maxResponseBytes: Self.maxResponseBytes, isAborted: isAborted)
+        }
+        return compressed.withUnsafeBytes {
+            request.post($0, timeout: timeout, maxResponseBytes: Self.maxResponseBytes, isAborted: isAborted)
+        }
+    }
+
+    private func fail(_ batch: Batch, as reason: SpanLedger.DropReason?, _ cause: String) {
+        state.withLock { state in
+            if let reason {
+                state.dropped[reason, default: 0] += UInt64(batch.spanCount)
+            } else {
+                state.rejected += UInt64(batch.spanCount)
+            }
+            state.sendingSpans = 0
+            state.isFailing = true
+        }
+        warn("\(batch.spanCount) spans were not exported to \(endpoint): \(cause)")
+    }
+
+    /// At most one line a minute.
+    private func warn(_ text: String) {
+        let isDue = state.withLock { state in
+            if let last = state.lastReport, ContinuousClock.now - last < .seconds(60) { return false }
+            state.lastReport = .now
+            return true
+        }
+        if isDue { report(text) }
+    }
+}
+
+/// State behind a lock that threads can wait on.
+final class Guarded<Value>: @unchecked Sendable {  // guarded by `mutex`
+    private var value: Value
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+
+    init(_ value: Value) {
+        self.value = value
+        pthread_mutex_init(mutex, nil)
+        var attributes = pthread_condattr_t()
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(condition, &attributes)
+        pthread_condattr_destroy(&attributes)
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+
+    func withLock<Result>(_ body: (inout Value) -> Result) -> Result {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        return body(&value)
+    }
+
+    func broadcast() { pthread_cond_broadcast(condition) }
+
+    /// Waits until `isMet`, or the deadline; for ever without one.
+    func wait(until deadline: ContinuousClock.Instant?, _ isMet: (Value) -> Bool) {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        while !isMet(value) {
+            guard let deadline else {
+                pthread_cond_wait(condition, mutex)
+                continue
+            }
+            let left = deadline - .now
+            guard left > .zero else { return }
+            var until = timespec()
+            clock_gettime(CLOCK_MONOTONIC, &until)
+            let nano = Int(until.tv_nsec) + Int(left.components.attoseconds / 1_000_000_000)
+            until.tv_sec += Int(left.components.seconds) + nano / 1_000_000_000
+            until.tv_nsec = nano % 1_000_000_000
+            pthread_cond_timedwait(condition, mutex, &until)
+        }
+    }
+}

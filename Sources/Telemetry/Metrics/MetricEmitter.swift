@@ -1,0 +1,90 @@
+/// Collects the samples of one observed metric during one render.
+///
+/// Samples with equal labels are added up, and no more than the family's limit of label combinations are kept: the
+/// rest are added to the series `__other__`.
+public struct MetricEmitter {
+    private let descriptor: MetricDescriptor
+    private let seriesLimit: Int
+    private var samples: [[String]: Sample] = [:]
+    private var ordinary = 0
+    private(set) var overflowed: UInt64 = 0
+
+    private enum Sample {
+        case value(ExpositionWriter.Value)
+        case histogram(Histogram.Snapshot)
+    }
+
+    init(descriptor: MetricDescriptor, seriesLimit: Int) {
+        self.descriptor = descriptor
+        self.seriesLimit = seriesLimit
+    }
+
+    public mutating func emit(_ value: Int, _ labels: String...) { add(.value(.signed(Int64(value))), labels) }
+    public mutating func emit(_ value: UInt64, _ labels: String...) { add(.value(.unsigned(value)), labels) }
+    public mutating func emit(_ value: Double, _ labels: String...) { add(.value(.double(value)), labels) }
+
+    /// A duration, exposed in seconds to the nanosecond.
+    public mutating func emit(nanoseconds: UInt64, _ labels: String...) {
+        add(.value(.nanoseconds(UInt128(nanoseconds))), labels)
+    }
+
+    /// A whole distribution; one count for each of the family's edges and one above them all.
+    public mutating func emit(_ snapshot: Histogram.Snapshot, _ labels: String...) { add(.histogram(snapshot), labels) }
+
+    private mutating func add(_ sample: Sample, _ labels: [String]) {
+        let names = descriptor.labelNames
+        precondition(labels.count == names.count, "\(descriptor.name) has labels \(names), not \(labels.count) of them")
+        if case .histogram(let snapshot) = sample {
+            let buckets = (descriptor.bounds?.seconds.count ?? 0) + 1
+            precondition(
+                descriptor.type == .histogram && snapshot.bucketCounts.count == buckets,
+                "\(descriptor.name) does not take \(snapshot.bucketCounts.count) buckets")
+        } else {
+            precondition(descriptor.type != .histogram, "\(descriptor.name) takes distributions only")
+        }
+        var key = labels.map(LabelValue.bounded)
+        if samples[key] == nil {
+            if ordinary < seriesLimit {
+                ordinary += 1
+            } else {
+                key = key.map { _ in LabelValue.other }
+                overflowed += 1
+            }
+        }
+        samples[key] = samples[key].map { Self.sum($0, sample) } ?? sample
+    }
+
+    private static func sum(_ first: Sample, _ second: Sample) -> Sample {
+        switch (first, second) {
+        case (.histogram(let a), .histogram(let b)):
+            let counts = zip(a.bucketCounts, b.bucketCounts).map { $0 &+ $1 }
+            return .histogram(.init(bucketCounts: counts, sumNanoseconds: a.sumNanoseconds &+ b.sumNanoseconds))
+        case (.value(.signed(let a)), .value(.signed(let b))): return .value(.signed(a &+ b))
+        case (.value(.unsigned(let a)), .value(.unsigned(let b))): return .value(.unsigned(a &+ b))
+        case (.value(.nanoseconds(let a)), .value(.nanoseconds(let b))): return .value(.nanoseconds(a &+ b))
+        case (.value(let a), .value(let b)): return .value(.double(a.asDouble + b.asDouble))
+        case (.histogram, .value), (.value, .histogram): preconditionFailure("a family is of one type")
+        }
+    }
+
+    func write(into writer: inout ExpositionWriter) {
+        for (values, sample) in samples.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+            let labels = LabelValue.encode(names: descriptor.labelNames, values: values)
+            switch sample {
+            case .value(let value): writer.sample(descriptor.name, labels: labels, value: value)
+            case .histogram(let snapshot): writer.histogram(descriptor, labels: labels, snapshot: snapshot)
+            }
+        }
+    }
+}
+
+extension ExpositionWriter.Value {
+    fileprivate var asDouble: Double {
+        switch self {
+        case .unsigned(let number): Double(number)
+        case .signed(let number): Double(number)
+        case .double(let number): number
+        case .nanoseconds(let number): Double(number) / 1e9
+        }
+    }
+}

@@ -1,0 +1,145 @@
+import CTelemetry
+import Glibc
+import OTLP
+
+enum SDKVersion {
+    static let current = "0.1.0"
+}
+
+/// What a flush or a shutdown left behind.
+public struct FlushReport: Sendable, Equatable {
+    /// Spans that had ended and were not delivered when it returned.
+    public let undelivered: UInt64
+}
+
+/// The tracer with everything behind it: two threads, one that gathers and one that exports.
+///
+///     let (configuration, warnings) = TelemetryConfiguration.fromEnvironment()
+///     let telemetry = TelemetrySDK(configuration: configuration)
+///     let span = telemetry.tracer.startSpan("checkout", kind: .server)
+///     span.end()
+///     telemetry.shutdown(deadline: .seconds(5))
+public final class TelemetrySDK: Sendable {
+    public let configuration: TelemetryConfiguration
+    public let tracer: Tracer
+    private let collector: Collector
+    private let exporter: Exporter
+    private let threads: Guarded<Threads>
+
+    private struct Threads {
+        var collector: BackgroundThread?
+        var exporter: BackgroundThread?
+        var isShutDown = false
+    }
+
+    public init(configuration: TelemetryConfiguration = TelemetryConfiguration()) {
+        self.configuration = configuration
+        let isExporting = configuration.endpoint != nil && !configuration.isDisabled
+        let exporter = Exporter(configuration: configuration, endpoint: configuration.endpoint ?? "")
+        let collector = Collector(
+            slotCount: configuration.maxQueueSize, maxBatchSpans: configuration.maxExportBatchSize,
+            maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay,
+            envelope: BatchEnvelope(
+                resource: configuration.resource,
+                scope: InstrumentationScope(name: "isotherm", version: SDKVersion.current)),
+            exporter: exporter)
+        self.exporter = exporter
+        self.collector = collector
+        tracer = Tracer(
+            core: TracerCore(
+                sampler: configuration.sampler, limits: configuration.limits, isRecording: isExporting,
+                collector: collector))
+        var threads = Threads()
+        if isExporting {
+            threads.collector = BackgroundThread(name: "otel-collector") { collector.run() }
+            threads.exporter = BackgroundThread(name: "otel-exporter") { exporter.run() }
+        }
+        self.threads = Guarded(threads)
+    }
+
+    deinit {
+        // Without a shutdown: nothing is waited for.
+        exporter.abort()
+        collector.stop()
+        threads.withLock { threads in
+            threads.collector?.join()
+            threads.exporter?.join()
+        }
+    }
+
+    /// Where every span went, exactly, at this moment.
+    public var ledger: SpanLedger { collector.ledger }
+
+    /// Whether the last export failed.
+    public var isExporterFailing: Bool { exporter.isFailing }
+
+    /// Exports what has ended. Blocks until it is done or the deadline has passed.
+    @discardableResult
+    public func flush(deadline: Duration) -> FlushReport {
+        let end = ContinuousClock.now + deadline
+        while true {
+            collector.gather(closing: true)
+            exporter.waitUntilIdle(until: end)
+            let left = ledger.queued
+            if left == 0 || ContinuousClock.now >= end { return FlushReport(undelivered: left) }
+        }
+    }
+
+    /// Flushes, and ends the threads. Spans that are still held at the deadline are counted as dropped, and requests
+    /// under way are aborted. A second call does nothing.
+    @discardableResult
+    public func shutdown(deadline: Duration) -> FlushReport {
+        let isFirst = threads.withLock { threads in
+            defer { threads.isShutDown = true }
+            return !threads.isShutDown
+        }
+        guard isFirst else { return FlushReport(undelivered: 0) }
+        let running = threads.withLock { ($0.collector, $0.exporter) }
+        guard running.0 != nil else { return FlushReport(undelivered: 0) }
+        let report = flush(deadline: deadline)
+        collector.stop()
+        if report.undelivered == 0 { exporter.stop() } else { exporter.abort() }
+        running.0?.join()
+        if report.undelivered > 0 {
+            collector.abandon()
+            exporter.abort()
+        }
+        running.1?.join()
+        return report
+    }
+}
+
+/// A thread that runs one closure and can be waited for.
+private final class BackgroundThread: @unchecked Sendable {  // joined by whoever owns it, once
+    private var thread = pthread_t()
+    private var isJoined = false
+
+    private final class Start {
+        let name: String
+        let body: @Sendable () -> Void
+        init(name: String, body: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.body = body
+        }
+    }
+
+    init(name: String, _ body: @escaping @Sendable () -> Void) {
+        let start = Unmanaged.passRetained(Start(name: name, body: body))
+        let result = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+                isotherm_name_thread(start.name)
+                start.body()
+                return nil
+            }, start.toOpaque())
+        precondition(result == 0, "no thread could be made: errno \(result)")
+    }
+
+    func join() {
+        guard !isJoined else { return }
+        isJoined = true
+        pthread_join(thread, nil)
+    }
+}
