@@ -57,7 +57,10 @@ let package = Package(
         // The pipeline
         .target(
             name: "EventStreams",
-            dependencies: ["CCrypto", .product(name: "GRDB", package: "GRDB.swift")],
+            dependencies: [
+                "CCrypto", .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "GRDBSQLite", package: "GRDB.swift"),
+            ],
             swiftSettings: swiftSettings
         ),
         .target(

@@ -15,19 +15,51 @@ public final class DeliveryRecorder {
     private let metrics: PipelineMetrics
     private let groups: GroupRegistry
 
+    private let deliverStage: StageID
+    private let replayStage: StageID
+    private let receiveStage: StageID
+    private let gatewayStage: StageID
+    private let streamStage: StageID
+
     private var events: [StoredEvent] = []
+    private var tenant = ""
     private var startedAt = Clock.now()
     private var byGroup: [GroupDeliveries] = []
     private var touched: [Int] = []
     private var latencies: [UInt64] = []
-    private var isEachTraced = false
+    private var isTraced = false
+    private var instruments: [InstrumentKey: Instruments] = [:]
+    private var random = SplitMix(seed: UInt64.random(in: .min ... .max))
 
     /// The deliveries of one broadcast to one group, in the order in which they were made.
     private struct GroupDeliveries {
-        let name: String
         var writtenUnixNano: [UInt64] = []
         /// One for each time, for the spans; empty when no span is wanted.
         var devices: [String?] = []
+    }
+
+    private struct InstrumentKey: Hashable {
+        let tenant: String
+        let group: Int
+    }
+
+    /// Looked up once for each tenant and group.
+    private final class Instruments {
+        let groupName: String
+        let heatmapGroup: GroupID
+        let delivered: Counter
+        let deliverDuration: Histogram
+        let replayDuration: Histogram
+        let receiveDuration: Histogram
+
+        init(tenant: String, groupName: String, heatmap: HeatmapEngine, metrics: PipelineMetrics) {
+            self.groupName = groupName
+            heatmapGroup = heatmap.group(groupName)
+            delivered = metrics.delivered(tenant: tenant, group: groupName)
+            deliverDuration = metrics.duration(.deliver, group: groupName)
+            replayDuration = metrics.duration(.replay, group: groupName)
+            receiveDuration = metrics.duration(.receive, group: groupName)
+        }
     }
 
     init(
@@ -39,29 +71,44 @@ public final class DeliveryRecorder {
         self.heatmap = heatmap
         self.metrics = metrics
         self.groups = groups
+        deliverStage = heatmap.stage(PipelineStage.deliver.rawValue)
+        replayStage = heatmap.stage(PipelineStage.replay.rawValue)
+        receiveStage = heatmap.stage(PipelineStage.receive.rawValue)
+        gatewayStage = heatmap.stage(PipelineStage.gateway.rawValue)
+        streamStage = heatmap.stage(PipelineStage.stream.rawValue)
+    }
+
+    private func instruments(tenant: String, group: Int) -> Instruments {
+        let key = InstrumentKey(tenant: tenant, group: group)
+        if let known = instruments[key] { return known }
+        let new = Instruments(
+            tenant: tenant, groupName: groups.name(of: group), heatmap: heatmap, metrics: metrics)
+        instruments[key] = new
+        return new
     }
 
     // MARK: A broadcast
 
-    func begin(_ events: [StoredEvent]) {
+    func begin(_ events: [StoredEvent], tenant: String) {
         self.events = events
+        self.tenant = tenant
         startedAt = Clock.now()
-        isEachTraced = policy != .none && tracer.isRecording
+        isTraced = policy != .none && tracer.isRecording
     }
 
     func delivered(to connection: LiveConnection) {
         let group = Int(connection.group)
-        if group >= byGroup.count { grow(to: group) }
+        while group >= byGroup.count { byGroup.append(GroupDeliveries()) }
         if byGroup[group].writtenUnixNano.isEmpty { touched.append(group) }
         byGroup[group].writtenUnixNano.append(Clock.now().unixNano)
-        if isEachTraced { byGroup[group].devices.append(connection.subscription.device) }
+        if isTraced { byGroup[group].devices.append(connection.subscription.device) }
     }
 
-    func finish(tenant: String) {
+    func finish() {
         for group in touched {
-            let count = byGroup[group].writtenUnixNano.count
-            metrics.delivered(tenant: tenant, group: group, groups: groups, count: count * events.count)
-            for event in events { account(event, tenant: tenant, group: group) }
+            let instruments = instruments(tenant: tenant, group: group)
+            instruments.delivered.add(UInt64(byGroup[group].writtenUnixNano.count * events.count))
+            for event in events { account(event, group, instruments) }
             byGroup[group].writtenUnixNano.removeAll(keepingCapacity: true)
             byGroup[group].devices.removeAll(keepingCapacity: true)
         }
@@ -70,34 +117,51 @@ public final class DeliveryRecorder {
     }
 
     /// One event to one group.
-    private func account(_ event: StoredEvent, tenant: String, group: Int) {
+    private func account(_ event: StoredEvent, _ group: Int, _ instruments: Instruments) {
         latencies.removeAll(keepingCapacity: true)
         for written in byGroup[group].writtenUnixNano {
             latencies.append(written > event.acceptedUnixNano ? written - event.acceptedUnixNano : 0)
         }
-        let name = byGroup[group].name
         // The last one sent is the last one written: the times only grow.
         let ended = byGroup[group].writtenUnixNano[latencies.count - 1]
         let parent = event.parent
-        heatmap.recordBatch(
-            stage: .deliver, group: name, endUnixNano: ended, latencies: latencies,
-            slowestTraceID: parent.map { ($0.traceID.high, $0.traceID.low) })
-        metrics.stage(.deliver, group: group, groups: groups, latencies: latencies)
-        guard isEachTraced, let parent, parent.isSampled else { return }
+        let traceID = parent.map { (high: $0.traceID.high, low: $0.traceID.low) }
+        latencies.withUnsafeBufferPointer { latencies in
+            heatmap.recordBatch(
+                stage: deliverStage, group: instruments.heatmapGroup, endUnixNano: ended, latencies: latencies,
+                slowestTraceID: traceID)
+            instruments.deliverDuration.recordBatch(nanoseconds: latencies)
+        }
+        recordParts(event, count: latencies.count, endedUnixNano: ended, instruments)
+        guard isTraced, let parent, parent.isSampled else { return }
         if policy == .all || latencies.count <= 3 {
             for index in latencies.indices {
-                deliverSpan(event, parent, tenant: tenant, group: name, at: index, of: group, isSummarised: false)
+                deliverSpan(event, parent, instruments, at: index, of: group, isSummarised: false)
             }
             return
         }
-        summarySpan(event, parent, tenant: tenant, group: name, count: latencies.count, endedUnixNano: ended)
-        deliverSpan(
-            event, parent, tenant: tenant, group: name, at: latencies.count - 1, of: group, isSummarised: true)
+        summarySpan(event, parent, instruments, endedUnixNano: ended)
+        deliverSpan(event, parent, instruments, at: latencies.count - 1, of: group, isSummarised: true)
         let any = Int.random(in: 0..<latencies.count - 1, using: &random)
-        deliverSpan(event, parent, tenant: tenant, group: name, at: any, of: group, isSummarised: true)
+        deliverSpan(event, parent, instruments, at: any, of: group, isSummarised: true)
     }
 
-    private var random = SplitMix(seed: UInt64.random(in: .min ... .max))
+    /// What every one of these deliveries waited for before the broadcast began: the gateway's checks, and the log. The
+    /// rest is the delivery's own.
+    private func recordParts(
+        _ event: StoredEvent, count: Int, endedUnixNano: UInt64, _ instruments: Instruments
+    ) {
+        // Zero for an event that was read from disk: that it was admitted quickly says nothing about this delivery.
+        guard event.admittedUnixNano >= event.acceptedUnixNano, startedAt.unixNano >= event.admittedUnixNano else {
+            return
+        }
+        heatmap.recordStagePart(
+            stage: gatewayStage, group: instruments.heatmapGroup, endUnixNano: endedUnixNano,
+            latencyNano: event.admittedUnixNano - event.acceptedUnixNano, count: UInt64(count))
+        heatmap.recordStagePart(
+            stage: streamStage, group: instruments.heatmapGroup, endUnixNano: endedUnixNano,
+            latencyNano: startedAt.unixNano - event.admittedUnixNano, count: UInt64(count))
+    }
 
     // MARK: Single deliveries
 
@@ -112,80 +176,79 @@ public final class DeliveryRecorder {
         _ events: [StoredEvent], tenant: String, group: Int, device: String?, connectedUnixNano: UInt64
     ) {
         guard !events.isEmpty else { return }
+        self.tenant = tenant
         let now = Clock.now()
-        let name = groups.name(of: group)
-        metrics.delivered(tenant: tenant, group: group, groups: groups, count: events.count)
+        let instruments = instruments(tenant: tenant, group: group)
+        instruments.delivered.add(UInt64(events.count))
         for event in events {
             let latency = now.unixNano > event.acceptedUnixNano ? now.unixNano - event.acceptedUnixNano : 0
             let isReplay = event.acceptedUnixNano < connectedUnixNano
             let parent = event.parent
             heatmap.record(
-                stage: isReplay ? .replay : .deliver, group: name, endUnixNano: now.unixNano, latencyNano: latency,
+                stage: isReplay ? replayStage : deliverStage, group: instruments.heatmapGroup,
+                endUnixNano: now.unixNano, latencyNano: latency,
                 traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
-            metrics.stage(isReplay ? .replay : .deliver, group: group, groups: groups, latencies: [latency])
+            (isReplay ? instruments.replayDuration : instruments.deliverDuration).record(nanoseconds: latency)
             guard policy != .none, let parent, parent.isSampled else { continue }
             let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: now)
-            describe(span, event, tenant: tenant, group: name)
+            describe(span, event, instruments, isReplay ? "replay" : "deliver")
             if let device { span.setAttribute("device.id", device) }
-            if isReplay { span.setAttribute("isotherm.replay", true) }
-            span.setAttribute("isotherm.latency_ns", Int64(latency))
+            span.setAttribute("isotherm.latency_ns", Int64(clamping: latency))
             span.end(at: now)
         }
     }
 
     /// A device's own word that it has received an event.
-    public func received(_ event: StoredEvent, group: Int, atUnixNano: UInt64) {
+    public func received(_ event: StoredEvent, tenant: String, group: Int, atUnixNano: UInt64) {
+        let instruments = instruments(tenant: tenant, group: group)
         let latency = atUnixNano - event.acceptedUnixNano
-        let parent = event.parent
         heatmap.record(
-            stage: .receive, group: groups.name(of: group), endUnixNano: atUnixNano, latencyNano: latency,
-            traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
-        metrics.stage(.receive, group: group, groups: groups, latencies: [latency])
+            stage: receiveStage, group: instruments.heatmapGroup, endUnixNano: atUnixNano, latencyNano: latency,
+            traceID: event.parent.map { ($0.traceID.high, $0.traceID.low) })
+        instruments.receiveDuration.record(nanoseconds: latency)
     }
 
     // MARK: Spans
 
     private func deliverSpan(
-        _ event: StoredEvent, _ parent: SpanContext, tenant: String, group: String, at index: Int, of number: Int,
+        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, at index: Int, of group: Int,
         isSummarised: Bool
     ) {
         let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
-        describe(span, event, tenant: tenant, group: group)
-        if let device = byGroup[number].devices[index] { span.setAttribute("device.id", device) }
+        describe(span, event, instruments, "deliver")
+        if let device = byGroup[group].devices[index] { span.setAttribute("device.id", device) }
         if isSummarised { span.setAttribute("isotherm.summarised", true) }
-        span.setAttribute("isotherm.latency_ns", Int64(latencies[index]))
-        span.end(at: Instant(unixNano: byGroup[number].writtenUnixNano[index]))
+        span.setAttribute("isotherm.latency_ns", Int64(clamping: latencies[index]))
+        span.end(at: Instant(unixNano: byGroup[group].writtenUnixNano[index]))
     }
 
     /// Stands for all deliveries of one event to one group: whoever receives it gets the distribution itself, so that a
     /// heatmap behind a collector counts every delivery though only three spans were sent.
     private func summarySpan(
-        _ event: StoredEvent, _ parent: SpanContext, tenant: String, group: String, count: Int, endedUnixNano: UInt64
+        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, endedUnixNano: UInt64
     ) {
         let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
         guard span.isRecording else { return }
         var sketch = Sketch()
-        for latency in latencies { sketch.insert(nanoseconds: latency) }
-        describe(span, event, tenant: tenant, group: group)
-        span.setAttribute("isotherm.deliveries", Int64(count))
+        latencies.withUnsafeBufferPointer { sketch.insert(contentsOf: $0) }
+        describe(span, event, instruments, "deliver")
+        span.setAttribute("isotherm.deliveries", latencies.count)
         span.setAttribute("isotherm.latency_p50_ns", Int64(clamping: sketch.quantile(0.5) ?? 0))
         span.setAttribute("isotherm.latency_p95_ns", Int64(clamping: sketch.quantile(0.95) ?? 0))
-        span.setAttribute("isotherm.latency_max_ns", Int64(clamping: latencies[latencies.count - 1]))
+        span.setAttribute("isotherm.latency_max_ns", Int64(clamping: sketch.max ?? 0))
         sketch.encoded().withUnsafeBufferPointer { span.setAttribute("isotherm.latency_sketch", bytes: $0) }
         span.end(at: Instant(unixNano: endedUnixNano))
     }
 
-    private func describe(_ span: Span, _ event: StoredEvent, tenant: String, group: String) {
-        span.setStage("deliver")
+    private func describe(_ span: Span, _ event: StoredEvent, _ instruments: Instruments, _ stage: StaticString) {
+        span.setStage(stage)
         span.setAttribute("messaging.operation.type", "process")
         span.setAttribute("messaging.destination.name", event.topic)
         span.setAttribute("tenant.id", tenant)
-        span.setAttribute("device.group", group)
-        if let id = event.messageID { span.setAttribute("messaging.message.id", id) }
-    }
-
-    private func grow(to group: Int) {
-        while byGroup.count <= group { byGroup.append(GroupDeliveries(name: groups.name(of: byGroup.count))) }
+        span.setAttribute("device.group", instruments.groupName)
+        if let rendered = event.rendered.load() {
+            EventFrame.withID(of: rendered) { span.setAttribute("messaging.message.id", utf8: $0) }
+        }
     }
 }
 

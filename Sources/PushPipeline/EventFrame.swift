@@ -21,6 +21,17 @@ public enum EventFrame {
         return event.rendered.storeIfNil(RenderedEvent(bytes: encode(event, id: id)))
     }
 
+    /// The id's bytes, which a rendered frame begins with.
+    static func withID(of frame: RenderedEvent, _ body: (UnsafeBufferPointer<UInt8>) -> Void) {
+        frame.bytes.withUnsafeBufferPointer { bytes in
+            let start = idPrefix.utf8CodeUnitCount
+            guard bytes.count > start, let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) else { return }
+            body(UnsafeBufferPointer(rebasing: bytes[start..<end]))
+        }
+    }
+
+    private static let idPrefix: StaticString = "id: "
+
     static func encode(_ event: StoredEvent, id: String) -> [UInt8] {
         var frame: [UInt8] = []
         frame.reserveCapacity(event.payload.count + id.utf8.count + 128)

@@ -91,7 +91,6 @@ public final class Gateway: Sendable {
         gate.setStage("gateway")
         let tenant: Tenant
         let channel: TenantChannel
-        let events: [NewEvent]
         do throws(GatewayError) {
             tenant = try directory.tenant(authorization: request.authorization, token: request.token)
             produce.setAttribute("tenant.id", tenant.name)
@@ -100,7 +99,6 @@ public final class Gateway: Sendable {
             do { channel = try hub.channel(for: tenant) } catch {
                 throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
             }
-            events = newEvents(request, produce.context)
         } catch {
             let now = Clock.now()
             gate.fail(error, at: now)
@@ -109,6 +107,7 @@ public final class Gateway: Sendable {
             return completion(.failure(error))
         }
         let admittedAt = Clock.now()
+        let events = newEvents(request, produce.context, admittedAt)
         gate.end(at: admittedAt)
         metrics.stage(.gateway, nanoseconds: admittedAt.unixNano - request.acceptedAt.unixNano)
 
@@ -189,13 +188,14 @@ public final class Gateway: Sendable {
         }
     }
 
-    private func newEvents(_ request: PublishRequest, _ context: SpanContext) -> [NewEvent] {
+    private func newEvents(_ request: PublishRequest, _ context: SpanContext, _ admittedAt: Instant) -> [NewEvent] {
         let traceparent = context.traceparent
         let tracestate = context.traceState.map { "\($0)" }
         return request.events.map { event in
             NewEvent(
                 topic: request.topic, type: event.type, key: event.key, contentType: event.contentType,
                 payload: event.payload, acceptedUnixNano: request.acceptedAt.unixNano,
+                admittedUnixNano: admittedAt.unixNano,
                 producedUnixNano: event.producedUnixNano, traceparent: traceparent, tracestate: tracestate,
                 idempotencyKey: event.idempotencyKey)
         }

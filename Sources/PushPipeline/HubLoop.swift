@@ -1,4 +1,4 @@
-import EventStreams
+public import EventStreams
 import Glibc
 import Synchronization
 import Telemetry
@@ -70,7 +70,7 @@ public final class HubLoop: @unchecked Sendable {
             topic.subscribers += 1
             if topics.count > 1 { topic.followers[ObjectIdentifier(subscription)] = subscription }
         }
-        metrics.connectionOpened(tenant: channel.tenant.name, group: subscription.group, groups: groups)
+        metrics.connectionOpened(tenant: channel.tenant.name, group: groups.name(of: subscription.group))
         metrics.catchUpConnections.add(1)
         startTicking()
         if sendAll(opening[...], to: subscription, carrying: []) { advance(subscription) }
@@ -95,7 +95,7 @@ public final class HubLoop: @unchecked Sendable {
             tenants[ObjectIdentifier(tenant.channel)] = nil
         }
         metrics.connectionClosed(
-            tenant: tenant.channel.tenant.name, group: subscription.group, groups: groups, reason: reason)
+            tenant: tenant.channel.tenant.name, group: groups.name(of: subscription.group), reason: reason)
     }
 
     private func loopTenant(_ channel: TenantChannel) -> LoopTenant {
@@ -174,7 +174,7 @@ public final class HubLoop: @unchecked Sendable {
         let buffer = frames.count == 1 ? frames[0] : Array(frames.joined())
         let first = events[0].offset
         let last = events[events.count - 1].offset
-        recorder.begin(events)
+        recorder.begin(events, tenant: tenant.channel.tenant.name)
         buffer.withUnsafeBytes { bytes in
             for connection in topic.live {
                 guard connection.sentThrough < first else {
@@ -190,7 +190,7 @@ public final class HubLoop: @unchecked Sendable {
                 }
             }
         }
-        recorder.finish(tenant: tenant.channel.tenant.name)
+        recorder.finish()
         topic.lastSendUnixNano = Clock.now().unixNano
         guard !unserved.isEmpty else { return }
         // Only now: leaving the live state moves rows of the array that was just walked.
@@ -456,7 +456,6 @@ public final class HubLoop: @unchecked Sendable {
     private func closeStalled() {
         let now = Clock.now().unixNano
         for subscription in Array(waiting.values) where now &- subscription.waitingSinceUnixNano > stallNano {
-            metrics.stalls.increment()
             subscription.transport.close(farewell: nil)
         }
     }

@@ -1,5 +1,4 @@
-import Synchronization
-import Telemetry
+public import Telemetry
 
 /// A part of an event's way, as `isotherm.stage` and the label `stage` name it.
 public enum PipelineStage: String, Sendable, CaseIterable {
@@ -17,11 +16,12 @@ public enum CloseReason: String, Sendable, CaseIterable {
 
 /// The pipeline's instruments. Their names are listed, with what they mean, in `docs/metrics.md`.
 public final class PipelineMetrics: Sendable {
+    public let requests: CounterFamily
     let catchUpConnections: Gauge
     let connectionBytes: Gauge
     let streamAppend: Histogram
-    let stalls: Counter
     private let pushDuration: HistogramFamily
+    private let producerStages: [PipelineStage: Histogram]
     private let eventsPublished: CounterFamily
     private let eventsDelivered: CounterFamily
     private let connections: GaugeFamily
@@ -29,40 +29,43 @@ public final class PipelineMetrics: Sendable {
     private let connectionsClosed: CounterFamily
     private let quotaRejections: CounterFamily
     private let resetEvents: CounterFamily
-    private let requests: CounterFamily
     private let receiptsReceived: CounterFamily
 
     /// Upper edges in seconds; the heatmap's levels (50, 100 and 200 ms) are among them.
-    private static let durationBounds: [Double] = [
+    private static let durationBounds: HistogramBounds = [
         0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 60,
     ]
 
     public init(registry: MetricRegistry) {
         pushDuration = registry.histogram(
             "isotherm_push_duration_seconds",
-            help: "Time an event spends in a stage; for deliver, from its acceptance to its write to the device.",
-            labels: ["device_group", "stage"], bounds: Self.durationBounds)
+            help: "Time an event spends in a stage; for deliver, from its acceptance to its write to the device. "
+                + "Stages before the devices have no group.",
+            labels: ["device_group", "stage"], closedLabels: ["stage"], bounds: Self.durationBounds)
+        var producerStages: [PipelineStage: Histogram] = [:]
+        for stage in [PipelineStage.produce, .gateway, .stream] {
+            producerStages[stage] = pushDuration.with("", stage.rawValue)
+        }
+        self.producerStages = producerStages
         eventsPublished = registry.counter(
-            "isotherm_events_published_total", help: "Events acknowledged to producers.", labels: ["tenant"])
+            "isotherm_events_published_total", help: "Events acknowledged to producers, duplicates not counted.",
+            labels: ["tenant"])
         eventsDelivered = registry.counter(
             "isotherm_events_delivered_total", help: "Events written to devices, each device counted.",
-            labels: ["tenant", "device_group"])
+            labels: ["tenant", "device_group"], closedLabels: ["tenant"])
         connections = registry.gauge(
-            "isotherm_connections", help: "Open streams.", labels: ["tenant", "device_group"])
-        connectionsOpened = registry.counter(
-            "isotherm_connections_opened_total", help: "Streams opened.", labels: []).with()
+            "isotherm_connections", help: "Open streams.", labels: ["tenant", "device_group"], closedLabels: ["tenant"])
+        connectionsOpened = registry.counter("isotherm_connections_opened_total", help: "Streams opened.")
         connectionsClosed = registry.counter(
             "isotherm_connections_closed_total", help: "Streams closed, by reason.", labels: ["reason"])
         connectionBytes = registry.gauge(
-            "isotherm_connection_bytes", help: "Bytes that wait in the server for devices' sockets.", labels: []).with()
+            "isotherm_connection_bytes", help: "Bytes that wait in the server for devices' sockets.")
         streamAppend = registry.histogram(
             "isotherm_stream_append_duration_seconds",
-            help: "Time from handing events to the log until they are as durable as asked.", labels: [],
-            bounds: Self.durationBounds
-        ).with()
+            help: "Time from handing events to the log until they are as durable as asked.",
+            bounds: Self.durationBounds)
         catchUpConnections = registry.gauge(
-            "isotherm_catch_up_connections", help: "Streams that read the log because they are behind.", labels: []
-        ).with()
+            "isotherm_catch_up_connections", help: "Streams that read the log because they are behind.")
         requests = registry.counter(
             "isotherm_requests_total", help: "HTTP requests by route and status.", labels: ["route", "code"])
         quotaRejections = registry.counter(
@@ -72,9 +75,40 @@ public final class PipelineMetrics: Sendable {
             "isotherm_resets_total", help: "Cursors that could not be continued, by reason.", labels: ["reason"])
         receiptsReceived = registry.counter(
             "isotherm_receipts_total", help: "Devices' receipts by outcome.", labels: ["outcome"])
-        stalls = connectionsClosed.with(CloseReason.stalled.rawValue)
         for reason in CloseReason.allCases { _ = connectionsClosed.with(reason.rawValue) }
         for reason in ["too_old", "foreign"] { _ = resetEvents.with(reason) }
         for outcome in ["accepted", "rejected"] { _ = receiptsReceived.with(outcome) }
+    }
+
+    // MARK: Producers
+
+    func stage(_ stage: PipelineStage, nanoseconds: UInt64) { producerStages[stage]?.record(nanoseconds: nanoseconds) }
+
+    func published(_ tenant: String, count: Int) { eventsPublished.with(tenant).add(UInt64(count)) }
+
+    func quotaRejected(_ tenant: String, quota: String) { quotaRejections.with(tenant, quota).add() }
+
+    // MARK: Devices
+
+    /// Kept by whoever delivers, so that a delivery looks nothing up.
+    func delivered(tenant: String, group: String) -> Counter { eventsDelivered.with(tenant, group) }
+
+    func duration(_ stage: PipelineStage, group: String) -> Histogram { pushDuration.with(group, stage.rawValue) }
+
+    public func connectionOpened(tenant: String, group: String) {
+        connectionsOpened.add()
+        connections.with(tenant, group).add(1)
+    }
+
+    public func connectionClosed(tenant: String, group: String, reason: CloseReason) {
+        connectionsClosed.with(reason.rawValue).add()
+        connections.with(tenant, group).add(-1)
+    }
+
+    public func resets(_ reason: String) { resetEvents.with(reason).add() }
+
+    public func receipts(accepted: UInt64, rejected: UInt64) {
+        receiptsReceived.with("accepted").add(accepted)
+        receiptsReceived.with("rejected").add(rejected)
     }
 }

@@ -77,7 +77,7 @@ struct ReceiptRoute {
                     continue
                 }
                 accepted += 1
-                recorder.received(event, group: group, atUnixNano: receipt.receivedAtUnixNano)
+                recorder.received(event, tenant: tenant.name, group: group, atUnixNano: receipt.receivedAtUnixNano)
             }
         }
         core.metrics.receipts(accepted: accepted, rejected: rejected)

@@ -52,6 +52,13 @@ public struct Span: Sendable {
         }
     }
 
+    /// A string value that is known to be UTF-8.
+    @inlinable
+    public func setAttribute(_ key: StaticString, utf8 bytes: UnsafeBufferPointer<UInt8>) {
+        guard let base = bytes.baseAddress else { return }
+        setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, base, limits.cut(bytes))
+    }
+
     /// A `bytes` value.
     @inlinable
     public func setAttribute(_ key: StaticString, bytes: UnsafeBufferPointer<UInt8>) {

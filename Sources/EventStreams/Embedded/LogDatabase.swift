@@ -1,0 +1,566 @@
+import GRDB
+import GRDBSQLite
+
+/// The SQLite side of the store: the writing connection and the schema.
+///
+///     meta    name → value: store_id, generation (counts openings after an unclean end), clean, tick
+///     logs    a row per tenant; its totals change in the same transaction as its events
+///     epochs  (log, epoch) → first_offset
+///     events  position (see EventPosition) → the event, its size in NewEvent.byteCount, its checksum
+///
+/// Statements are prepared once and driven through SQLite's C functions on GRDB's connection: 1.5 times the rate of
+/// GRDB's own binding (see `docs`), with GRDB keeping the connection, its serialisation and its life time.
+final class LogDatabase: @unchecked Sendable {
+    // Guard: everything that varies is used inside a block of `queue` only.
+    private let queue: DatabaseQueue
+    private var statements: Statements?
+    private var isFull = true
+    private let scratch = Scratch()
+
+    static let applicationID: Int32 = 0x4953_4f54  // "ISOT"
+    static let schemaVersion = 1
+
+    let storeID: UInt64
+    let generation: UInt32
+
+    private struct Statements {
+        let begin: Statement
+        let commit: Statement
+        let rollback: Statement
+        let insertEvent: Statement
+        let insertEpoch: Statement
+        let updateLog: Statement
+        let tick: Statement
+        let oldest: Statement
+        let deleteEvents: Statement
+        let trimLog: Statement
+    }
+
+    /// What one log contributes to a commit.
+    struct Work {
+        var log: Int64
+        var epoch: EpochStart?
+        var batches: [PendingBatch]
+        var events: Int
+        var bytes: Int
+        /// The last offset among the events; nil when there are none.
+        var through: UInt64?
+    }
+
+    /// Opens the database of `directory`, or creates it; marks it as in use.
+    ///
+    /// After an unclean end the generation, which numbers epochs, has grown durably before anything is sequenced: an
+    /// epoch number that a device has seen is never given out again, even if nothing of that epoch was committed.
+    init(directory: DataDirectory) throws(StreamError) {
+        let path = directory.databasePath
+        if DataDirectory.size(of: path) == nil {
+            try Self.create(path, directory)
+        } else {
+            try Self.examine(path)
+        }
+        var generation: UInt32 = 0
+        var storeID: UInt64 = 0
+        do {
+            queue = try DatabaseQueue(path: path, configuration: Self.configuration(label: "isotherm.log.writer"))
+            try queue.writeWithoutTransaction { db in
+                // GRDB sets NORMAL in WAL mode, after any preparation: an acknowledged event could be lost with the
+                // power. Hence here, and read back.
+                try db.execute(sql: "PRAGMA synchronous = FULL")
+                let level = try Int.fetchOne(db, sql: "PRAGMA synchronous")
+                guard level == 2 else {
+                    throw StreamError(code: .unavailable, cause: "SQLite refused synchronous=FULL for \(path)")
+                }
+                let identity = try Int32.fetchOne(db, sql: "PRAGMA application_id")
+                guard identity == Self.applicationID else {
+                    throw StreamError(code: .incompatible, cause: "\(path) is not a log of Isotherm; it was left alone")
+                }
+                let version = try Int.fetchOne(db, sql: "PRAGMA user_version") ?? 0
+                guard version == Self.schemaVersion else {
+                    throw StreamError(
+                        code: .incompatible,
+                        cause: "\(path) has schema version \(version), this program reads \(Self.schemaVersion)"
+                            + (version > Self.schemaVersion ? "; use the newer program that wrote it" : ""))
+                }
+                try db.execute(sql: "PRAGMA wal_autocheckpoint = 2000")
+                try db.execute(sql: "PRAGMA journal_size_limit = \(64 << 20)")
+                try db.inTransaction(.immediate) {
+                    func meta(_ name: String) throws -> Int64 {
+                        guard
+                            let value = try Int64.fetchOne(
+                                db, sql: "SELECT value FROM meta WHERE name = ?", arguments: [name])
+                        else { throw StreamError(code: .corrupt, cause: "\(path) lacks its \(name); restore a backup") }
+                        return value
+                    }
+                    storeID = UInt64(bitPattern: try meta("store_id"))
+                    let isClean = try meta("clean") == 1
+                    let value = try meta("generation") + (isClean ? 0 : 1)
+                    guard let number = UInt32(exactly: value) else {
+                        throw StreamError(code: .corrupt, cause: "\(path) has generation \(value); restore a backup")
+                    }
+                    generation = number
+                    try db.execute(sql: "UPDATE meta SET value = 0 WHERE name = 'clean'")
+                    try db.execute(sql: "UPDATE meta SET value = ? WHERE name = 'generation'", arguments: [value])
+                    return .commit
+                }
+            }
+        } catch {
+            throw Self.translate(error, "open \(path)")
+        }
+        self.generation = generation
+        self.storeID = storeID
+    }
+
+    static func configuration(label: String, readonly: Bool = false) -> Configuration {
+        var configuration = Configuration()
+        configuration.label = label
+        configuration.readonly = readonly
+        configuration.journalMode = readonly ? .default : .wal
+        configuration.busyMode = .timeout(5)
+        configuration.foreignKeysEnabled = false
+        return configuration
+    }
+
+    /// The file appears under its name only when it is complete: an empty or headless one is damage, not youth.
+    private static func create(_ path: String, _ directory: DataDirectory) throws(StreamError) {
+        let temporary = path + ".new"
+        for suffix in ["", "-wal", "-shm"] { DataDirectory.remove(temporary + suffix) }
+        do {
+            let queue = try DatabaseQueue(path: temporary, configuration: configuration(label: "isotherm.log.creation"))
+            try queue.writeWithoutTransaction { db in
+                try db.execute(sql: "PRAGMA synchronous = FULL")
+                try db.inTransaction {
+                    try db.execute(
+                        sql: """
+                            CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+                            CREATE TABLE logs (
+                                id INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, next_offset INTEGER NOT NULL,
+                                trimmed_through INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL);
+                            CREATE TABLE epochs (
+                                log INTEGER NOT NULL, epoch INTEGER NOT NULL, first_offset INTEGER NOT NULL,
+                                PRIMARY KEY (log, epoch)) WITHOUT ROWID;
+                            CREATE TABLE events (
+                                position INTEGER PRIMARY KEY, size INTEGER NOT NULL, accepted INTEGER NOT NULL,
+                                epoch INTEGER NOT NULL, produced INTEGER, checksum INTEGER NOT NULL,
+                                topic TEXT NOT NULL, type TEXT, key TEXT, content_type TEXT, traceparent TEXT,
+                                tracestate TEXT, idempotency_key TEXT, payload BLOB NOT NULL);
+                            CREATE INDEX events_idempotency ON events (position) WHERE idempotency_key IS NOT NULL;
+                            CREATE TABLE probe (id INTEGER PRIMARY KEY, filler BLOB NOT NULL);
+                            PRAGMA application_id = \(applicationID);
+                            PRAGMA user_version = \(schemaVersion);
+                            """)
+                    for (name, value) in [
+                        ("store_id", Int64.random(in: .min ... .max)), ("generation", 1), ("clean", 1), ("tick", 0),
+                    ] {
+                        try db.execute(sql: "INSERT INTO meta VALUES (?, ?)", arguments: [name, value])
+                    }
+                    return .commit
+                }
+                try db.execute(sql: "PRAGMA wal_checkpoint(TRUNCATE)")
+            }
+            try queue.close()
+        } catch {
+            throw translate(error, "create \(path)")
+        }
+        for suffix in ["-wal", "-shm"] { DataDirectory.remove(temporary + suffix) }
+        try DataDirectory.move(temporary, to: path)
+        try directory.sync()
+    }
+
+    private static func examine(_ path: String) throws(StreamError) {
+        let size = DataDirectory.size(of: path) ?? 0
+        let head = DataDirectory.head(of: path, count: 100)
+        guard head.count == 100 else {
+            throw StreamError(
+                code: .corrupt, cause: "\(path) is truncated: \(size) bytes cannot hold a database; restore a backup")
+        }
+        guard head.prefix(16).elementsEqual("SQLite format 3\0".utf8) else {
+            throw StreamError(
+                code: .incompatible, cause: "\(path) is not an SQLite database; it was left alone, move it away")
+        }
+        // With a write-ahead log the header may be ahead of the file, and recovery puts that right.
+        guard (DataDirectory.size(of: path + "-wal") ?? 0) == 0 else { return }
+        let field = Int(head[16]) << 8 | Int(head[17])
+        let pageSize = field == 1 ? 65_536 : field
+        let pages = head[28..<32].reduce(0) { $0 << 8 | Int($1) }
+        guard pages * pageSize <= size else {
+            throw StreamError(
+                code: .corrupt,
+                cause: "\(path) is truncated: \(size) bytes instead of \(pages * pageSize); restore a backup")
+        }
+    }
+
+    // MARK: Logs
+
+    /// The tenant's row, created if need be.
+    func record(of tenant: String, maximumTenants: Int) throws(StreamError) -> (LogRecord, [EpochStart]) {
+        let generation = self.generation
+        return try write("open the log of \(tenant)") { db in
+            try self.setSynchronous(db, full: true)
+            func find() throws -> LogRecord? {
+                let sql = "SELECT id, next_offset, trimmed_through, events, bytes FROM logs WHERE tenant = ?"
+                return try Row.fetchOne(db, sql: sql, arguments: [tenant]).map { row in
+                    LogRecord(
+                        id: row[0], nextOffset: UInt64(row[1] as Int64), trimmedThrough: UInt64(row[2] as Int64),
+                        events: row[3], bytes: row[4])
+                }
+            }
+            var record = try find()
+            if record == nil {
+                let count = try Int.fetchOne(db, sql: "SELECT count(*) FROM logs") ?? 0
+                guard count < maximumTenants else {
+                    throw StreamError(
+                        code: .tooLarge,
+                        cause: "the store holds \(count) of \(maximumTenants) tenants, \(tenant) is one too many; "
+                            + "raise maximumTenants")
+                }
+                try db.execute(
+                    sql:
+                        "INSERT INTO logs (tenant, next_offset, trimmed_through, events, bytes) VALUES (?, 1, 0, 0, 0)",
+                    arguments: [tenant])
+                record = try find()
+            }
+            guard let record, (1...Int64(EventPosition.maximumLog)).contains(record.id) else {
+                throw StreamError(code: .corrupt, cause: "the row of \(tenant) in the table logs is damaged")
+            }
+            let sql = "SELECT epoch, first_offset FROM epochs WHERE log = ? ORDER BY epoch"
+            let epochs = try Row.fetchAll(db, sql: sql, arguments: [record.id]).map { row in
+                EpochStart(epoch: row[0], firstOffset: UInt64(row[1] as Int64))
+            }
+            let start = EventPosition.of(log: record.id, offset: 0)
+            let last = try Int64.fetchOne(
+                db, sql: "SELECT max(position) FROM events WHERE position BETWEEN ? AND ?",
+                arguments: [start, EventPosition.of(log: record.id, offset: EventPosition.maximumOffset)])
+            guard last.map({ EventPosition.offset($0) < record.nextOffset }) ?? true,
+                record.trimmedThrough < record.nextOffset, (epochs.last?.epoch ?? 0) <= generation
+            else {
+                throw StreamError(
+                    code: .corrupt, cause: "the log of \(tenant) contradicts its own totals; restore a backup")
+            }
+            return (record, epochs)
+        }
+    }
+
+    // MARK: Committing
+
+    /// Writes in one transaction. On failure nothing of it is in the log.
+    func commit(_ works: [Work], synced: Bool) -> StreamError? {
+        do {
+            try write("append to the log") { db in
+                let statements = try self.prepared(db)
+                try self.setSynchronous(db, full: synced)
+                try self.transaction(db, statements) {
+                    var inserted = 0
+                    for work in works {
+                        if let epoch = work.epoch {
+                            let statement = statements.insertEpoch.sqliteStatement
+                            sqlite3_bind_int64(statement, 1, work.log)
+                            sqlite3_bind_int64(statement, 2, Int64(epoch.epoch))
+                            sqlite3_bind_int64(statement, 3, Int64(epoch.firstOffset))
+                            try self.run(db, statement)
+                        }
+                        for batch in work.batches {
+                            for event in batch.events {
+                                try self.insert(event, log: work.log, db, statements.insertEvent.sqliteStatement)
+                            }
+                        }
+                        inserted += work.events
+                        guard let through = work.through else { continue }
+                        let statement = statements.updateLog.sqliteStatement
+                        sqlite3_bind_int64(statement, 1, Int64(through) + 1)
+                        sqlite3_bind_int64(statement, 2, Int64(work.events))
+                        sqlite3_bind_int64(statement, 3, Int64(work.bytes))
+                        sqlite3_bind_int64(statement, 4, work.log)
+                        try self.run(db, statement)
+                    }
+                    // A commit without a change would not sync what earlier commits have written.
+                    if inserted == 0 { try self.run(db, statements.tick.sqliteStatement) }
+                }
+            }
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    private func insert(_ event: StoredEvent, log: Int64, _ db: Database, _ statement: OpaquePointer) throws {
+        let position = EventPosition.of(log: log, offset: event.offset)
+        var checksum = EventChecksum()
+        checksum.add(UInt64(bitPattern: position))
+        checksum.add(UInt64(event.epoch))
+        checksum.add(event.acceptedUnixNano)
+        checksum.add(event.producedUnixNano ?? .max)
+        sqlite3_bind_int64(statement, 1, position)
+        sqlite3_bind_int64(statement, 2, Int64(event.byteCount))
+        sqlite3_bind_int64(statement, 3, Int64(bitPattern: event.acceptedUnixNano))
+        sqlite3_bind_int64(statement, 4, Int64(event.epoch))
+        if let produced = event.producedUnixNano {
+            sqlite3_bind_int64(statement, 5, Int64(bitPattern: produced))
+        } else {
+            sqlite3_bind_null(statement, 5)
+        }
+        // The texts are copied side by side into memory that stays until the statement has run: SQLite need not copy.
+        scratch.reset(capacity: event.byteCount)
+        func bind(_ text: String?, _ index: CInt) {
+            guard let text else {
+                checksum.add(nil)
+                sqlite3_bind_null(statement, index)
+                return
+            }
+            let bytes = scratch.append(text)
+            checksum.add(bytes)
+            sqlite3_bind_text(
+                statement, index, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), CInt(bytes.count), nil)
+        }
+        bind(event.topic, 7)
+        bind(event.type, 8)
+        bind(event.key, 9)
+        bind(event.contentType, 10)
+        bind(event.traceparent, 11)
+        bind(event.tracestate, 12)
+        bind(event.idempotencyKey, 13)
+        try event.payload.withUnsafeBytes { payload in
+            checksum.add(payload)
+            sqlite3_bind_int64(statement, 6, Int64(bitPattern: checksum.value))
+            if payload.count == 0 {
+                sqlite3_bind_zeroblob(statement, 14, 0)
+            } else {
+                sqlite3_bind_blob(statement, 14, payload.baseAddress, CInt(payload.count), nil)
+            }
+            try run(db, statement)
+        }
+    }
+
+    /// Proves that the storage takes writes again.
+    func probe() -> StreamError? {
+        do {
+            try write("write to the log") { db in
+                let statements = try self.prepared(db)
+                try self.setSynchronous(db, full: true)
+                try self.transaction(db, statements) {
+                    try db.execute(sql: "INSERT OR REPLACE INTO probe VALUES (1, zeroblob(65536))")
+                }
+                try self.transaction(db, statements) { try db.execute(sql: "DELETE FROM probe") }
+            }
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    // MARK: Retention
+
+    struct OldEvent {
+        var offset: UInt64
+        var bytes: Int
+        var acceptedUnixNano: UInt64
+    }
+
+    /// The first events of a log in its order.
+    func oldest(log: Int64, limit: Int) throws(StreamError) -> [OldEvent] {
+        try write("read the log's oldest events") { db in
+            let statement = try self.prepared(db).oldest.sqliteStatement
+            defer { sqlite3_reset(statement) }
+            sqlite3_bind_int64(statement, 1, EventPosition.of(log: log, offset: 0))
+            sqlite3_bind_int64(statement, 2, EventPosition.of(log: log, offset: EventPosition.maximumOffset))
+            sqlite3_bind_int64(statement, 3, Int64(limit))
+            var events: [OldEvent] = []
+            while true {
+                let code = sqlite3_step(statement)
+                if code == SQLITE_DONE { return events }
+                guard code == SQLITE_ROW else { throw Self.failure(db, code) }
+                events.append(
+                    OldEvent(
+                        offset: EventPosition.offset(sqlite3_column_int64(statement, 0)),
+                        bytes: Int(sqlite3_column_int64(statement, 1)),
+                        acceptedUnixNano: UInt64(bitPattern: sqlite3_column_int64(statement, 2))))
+            }
+        }
+    }
+
+    /// Removes a log's events through an offset. Not synced: after a power failure it is done again.
+    func remove(log: Int64, through offset: UInt64, events: Int, bytes: Int) throws(StreamError) {
+        try write("remove old events") { db in
+            let statements = try self.prepared(db)
+            try self.setSynchronous(db, full: false)
+            try self.transaction(db, statements) {
+                var statement = statements.deleteEvents.sqliteStatement
+                sqlite3_bind_int64(statement, 1, EventPosition.of(log: log, offset: 0))
+                sqlite3_bind_int64(statement, 2, EventPosition.of(log: log, offset: offset))
+                try self.run(db, statement)
+                statement = statements.trimLog.sqliteStatement
+                sqlite3_bind_int64(statement, 1, Int64(offset))
+                sqlite3_bind_int64(statement, 2, Int64(events))
+                sqlite3_bind_int64(statement, 3, Int64(bytes))
+                sqlite3_bind_int64(statement, 4, log)
+                try self.run(db, statement)
+            }
+        }
+    }
+
+    // MARK: Closing
+
+    /// Marks a clean end: with the offsets that failed commits have used up, so that the epoch can go on.
+    func markClean(nextOffsets: [(log: Int64, nextOffset: UInt64)]) throws(StreamError) {
+        try write("mark the clean end") { db in
+            let statements = try self.prepared(db)
+            try self.setSynchronous(db, full: true)
+            try self.transaction(db, statements) {
+                for (log, nextOffset) in nextOffsets {
+                    try db.execute(
+                        sql: "UPDATE logs SET next_offset = ? WHERE id = ? AND next_offset < ?",
+                        arguments: [Int64(nextOffset), log, Int64(nextOffset)])
+                }
+                try db.execute(sql: "UPDATE meta SET value = 1 WHERE name = 'clean'")
+            }
+        }
+    }
+
+    func close() throws(StreamError) {
+        queue.writeWithoutTransaction { _ in self.statements = nil }
+        do {
+            try queue.close()
+        } catch {
+            throw Self.translate(error, "close the log")
+        }
+    }
+
+    // MARK: For tests
+
+    func pragma(_ name: String) throws(StreamError) -> Int {
+        try write("read a pragma") { db in try Int.fetchOne(db, sql: "PRAGMA \(name)") ?? 0 }
+    }
+
+    // MARK: Statements
+
+    private func prepared(_ db: Database) throws -> Statements {
+        if let statements { return statements }
+        let made = Statements(
+            begin: try db.makeStatement(sql: "BEGIN IMMEDIATE"),
+            commit: try db.makeStatement(sql: "COMMIT"),
+            rollback: try db.makeStatement(sql: "ROLLBACK"),
+            insertEvent: try db.makeStatement(
+                sql: """
+                    INSERT INTO events (position, size, accepted, epoch, produced, checksum, topic, type, key, content_type,
+                    traceparent, tracestate, idempotency_key, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                    """),
+            insertEpoch: try db.makeStatement(sql: "INSERT INTO epochs (log, epoch, first_offset) VALUES (?, ?, ?)"),
+            updateLog: try db.makeStatement(
+                sql: "UPDATE logs SET next_offset = ?, events = events + ?, bytes = bytes + ? WHERE id = ?"),
+            tick: try db.makeStatement(sql: "UPDATE meta SET value = value + 1 WHERE name = 'tick'"),
+            oldest: try db.makeStatement(
+                sql:
+                    "SELECT position, size, accepted FROM events WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?"
+            ),
+            deleteEvents: try db.makeStatement(sql: "DELETE FROM events WHERE position BETWEEN ? AND ?"),
+            trimLog: try db.makeStatement(
+                sql: "UPDATE logs SET trimmed_through = ?, events = events - ?, bytes = bytes - ? WHERE id = ?"))
+        statements = made
+        return made
+    }
+
+    private func setSynchronous(_ db: Database, full: Bool) throws {
+        guard full != isFull else { return }
+        try db.execute(sql: full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL")
+        isFull = full
+    }
+
+    private func transaction(_ db: Database, _ statements: Statements, _ body: () throws -> Void) throws {
+        try run(db, statements.begin.sqliteStatement)
+        do {
+            try body()
+            try run(db, statements.commit.sqliteStatement)
+        } catch {
+            // SQLite has rolled back by itself after some errors.
+            if let connection = db.sqliteConnection, sqlite3_get_autocommit(connection) == 0 {
+                try run(db, statements.rollback.sqliteStatement)
+            }
+            throw error
+        }
+    }
+
+    private func run(_ db: Database, _ statement: OpaquePointer) throws {
+        let code = sqlite3_step(statement)
+        guard code == SQLITE_DONE else {
+            let error = Self.failure(db, code)
+            sqlite3_reset(statement)
+            throw error
+        }
+        sqlite3_reset(statement)
+    }
+
+    private func write<T>(_ action: String, _ body: (Database) throws -> T) throws(StreamError) -> T {
+        do {
+            return try queue.writeWithoutTransaction(body)
+        } catch {
+            throw Self.translate(error, action)
+        }
+    }
+
+    // MARK: Errors
+
+    static func failure(_ db: Database, _ code: CInt) -> DatabaseError {
+        var text = db.lastErrorMessage ?? ""
+        if let connection = db.sqliteConnection, code & 0xff == SQLITE_IOERR {
+            // Lack of space has more than one name, and SQLite knows only one of them.
+            let reason = sqlite3_system_errno(connection)
+            if SystemReason.isLackOfSpace(reason) { return DatabaseError(resultCode: .SQLITE_FULL, message: text) }
+            text += " (\(SystemReason.describe(reason)))"
+        }
+        return DatabaseError(resultCode: ResultCode(rawValue: code), message: text)
+    }
+
+    static func translate(_ error: any Error, _ action: String) -> StreamError {
+        if let error = error as? StreamError { return error }
+        guard let error = error as? DatabaseError else {
+            return StreamError(code: .unavailable, cause: "could not \(action): \(error)")
+        }
+        let text = error.message ?? "SQLite error \(error.extendedResultCode.rawValue)"
+        switch error.resultCode {
+        case .SQLITE_FULL:
+            return StreamError(
+                code: .storageFull, cause: "could not \(action): no space left; free some, or lower the retention")
+        case .SQLITE_CORRUPT:
+            return StreamError(
+                code: .corrupt, cause: "could not \(action): the database is damaged (\(text)); restore a backup")
+        case .SQLITE_NOTADB:
+            return StreamError(code: .incompatible, cause: "could not \(action): not an SQLite database")
+        default:
+            return StreamError(code: .unavailable, cause: "could not \(action): \(text)")
+        }
+    }
+}
+
+/// Memory for the texts of one event, reused.
+private final class Scratch {
+    private var base = UnsafeMutableRawPointer.allocate(byteCount: 4_096, alignment: 16)
+    private var capacity = 4_096
+    private var count = 0
+
+    deinit {
+        base.deallocate()
+    }
+
+    func reset(capacity needed: Int) {
+        count = 0
+        guard needed > capacity else { return }
+        base.deallocate()
+        base = .allocate(byteCount: needed, alignment: 16)
+        capacity = needed
+    }
+
+    func append(_ text: String) -> UnsafeRawBufferPointer {
+        let target = base + count
+        let length = text.utf8.count
+        precondition(count + length <= capacity, "an event's byteCount counts all its texts")
+        let isCopied: Void? = text.utf8.withContiguousStorageIfAvailable { source in
+            if let start = source.baseAddress { target.copyMemory(from: start, byteCount: length) }
+        }
+        if isCopied == nil {
+            for (index, byte) in text.utf8.enumerated() {
+                target.storeBytes(of: byte, toByteOffset: index, as: UInt8.self)
+            }
+        }
+        count += length
+        return UnsafeRawBufferPointer(start: target, count: length)
+    }
+}

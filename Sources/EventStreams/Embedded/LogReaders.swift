@@ -1,0 +1,187 @@
+import Dispatch
+import GRDB
+import GRDBSQLite
+
+/// Connections that read the log beside the writer, each used by one thread at a time.
+final class LogReaders: Sendable {
+    private struct State {
+        var idle: [Reader] = []
+        var isClosed = false
+    }
+
+    private final class Reader: @unchecked Sendable {
+        // Guard: `statement` is used inside a block of `queue` only.
+        let queue: DatabaseQueue
+        var statement: Statement?
+
+        init(path: String) throws {
+            queue = try DatabaseQueue(
+                path: path, configuration: LogDatabase.configuration(label: "isotherm.log.reader", readonly: true))
+        }
+    }
+
+    private let path: String
+    private let limit: Int
+    private let permits: DispatchSemaphore
+    private let state = Locked(State())
+
+    init(path: String, limit: Int) {
+        self.path = path
+        self.limit = limit
+        permits = DispatchSemaphore(value: limit)
+    }
+
+    /// Waits for the readers that are at work and closes all.
+    func close() {
+        state.withLock { $0.isClosed = true }
+        for _ in 0..<limit { permits.wait() }
+        let idle = state.withLock { state in
+            defer { state.idle = [] }
+            return state.idle
+        }
+        for reader in idle {
+            reader.queue.inDatabase { _ in reader.statement = nil }
+            // Reading connections have nothing to lose; the descriptor is freed with the object at the latest.
+            try? reader.queue.close()
+        }
+        for _ in 0..<limit { permits.signal() }
+    }
+
+    private func withReader<T>(_ action: String, _ body: (Reader, Database) throws -> T) throws(StreamError) -> T {
+        permits.wait()
+        defer { permits.signal() }
+        let (isClosed, idle) = state.withLock { ($0.isClosed, $0.isClosed ? nil : $0.idle.popLast()) }
+        guard !isClosed else { throw StreamError(code: .closed, cause: "the store was closed") }
+        do {
+            let reader = try idle ?? Reader(path: path)
+            defer { state.withLock { $0.idle.append(reader) } }
+            return try reader.queue.inDatabase { try body(reader, $0) }
+        } catch {
+            throw LogDatabase.translate(error, action)
+        }
+    }
+
+    /// Committed events after `offset`, ascending.
+    func read(
+        log: Int64, tenant: String, after offset: UInt64, limit: Int, byteLimit: Int
+    ) throws(StreamError) -> [StoredEvent] {
+        try withReader("read the log of \(tenant)") { reader, db in
+            let statement: Statement
+            if let prepared = reader.statement {
+                statement = prepared
+            } else {
+                statement = try db.makeStatement(
+                    sql: """
+                        SELECT position, epoch, accepted, produced, checksum, topic, type, key, content_type, traceparent,
+                        tracestate, idempotency_key, payload FROM events
+                        WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+                        """)
+                reader.statement = statement
+            }
+            let handle = statement.sqliteStatement
+            defer { sqlite3_reset(handle) }
+            sqlite3_bind_int64(handle, 1, EventPosition.of(log: log, offset: offset))
+            sqlite3_bind_int64(handle, 2, EventPosition.of(log: log, offset: EventPosition.maximumOffset))
+            sqlite3_bind_int64(handle, 3, Int64(limit))
+            var events: [StoredEvent] = []
+            var bytes = 0
+            while true {
+                let code = sqlite3_step(handle)
+                if code == SQLITE_DONE { return events }
+                guard code == SQLITE_ROW else {
+                    if !events.isEmpty { return events }
+                    throw LogDatabase.failure(db, code)
+                }
+                guard let event = Self.event(handle, like: events.last) else {
+                    if !events.isEmpty { return events }
+                    let damaged = EventPosition.offset(sqlite3_column_int64(handle, 0))
+                    throw StreamError(
+                        code: .corrupt,
+                        cause: "the event at offset \(damaged) of \(tenant) does not match its checksum; restore a "
+                            + "backup, or continue after it",
+                        offset: damaged)
+                }
+                bytes += event.byteCount
+                if bytes > byteLimit && !events.isEmpty { return events }
+                events.append(event)
+            }
+        }
+    }
+
+    /// The newest idempotency keys of a log, oldest first.
+    func idempotencyKeys(
+        log: Int64, limit: Int
+    ) throws(StreamError) -> [(key: String, entry: IdempotencyIndex.Entry)] {
+        try withReader("read the idempotency keys") { _, db in
+            let sql = """
+                SELECT idempotency_key, position, epoch, accepted, traceparent FROM events INDEXED BY events_idempotency
+                WHERE idempotency_key IS NOT NULL AND position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?
+                """
+            let rows = try Row.fetchCursor(
+                db, sql: sql,
+                arguments: [
+                    EventPosition.of(log: log, offset: 0),
+                    EventPosition.of(log: log, offset: EventPosition.maximumOffset), limit,
+                ])
+            var keys: [(key: String, entry: IdempotencyIndex.Entry)] = []
+            while let row = try rows.next() {
+                keys.append(
+                    (
+                        row[0],
+                        IdempotencyIndex.Entry(
+                            offset: EventPosition.offset(row[1]), epoch: row[2],
+                            acceptedUnixNano: UInt64(bitPattern: row[3] as Int64), traceparent: row[4])
+                    ))
+            }
+            return keys.reversed()
+        }
+    }
+
+    /// nil when the row does not match its checksum.
+    private static func event(_ handle: OpaquePointer, like previous: StoredEvent?) -> StoredEvent? {
+        let position = sqlite3_column_int64(handle, 0)
+        guard let epoch = UInt32(exactly: sqlite3_column_int64(handle, 1)) else { return nil }
+        let accepted = UInt64(bitPattern: sqlite3_column_int64(handle, 2))
+        let produced =
+            sqlite3_column_type(handle, 3) == SQLITE_NULL ? nil : UInt64(bitPattern: sqlite3_column_int64(handle, 3))
+        var checksum = EventChecksum()
+        checksum.add(UInt64(bitPattern: position))
+        checksum.add(UInt64(epoch))
+        checksum.add(accepted)
+        checksum.add(produced ?? .max)
+        var byteCount = StoredEvent.fixedByteCount
+        /// Neighbours often share topic and type: then they share the string too.
+        func text(_ index: CInt, like other: String?) -> String? {
+            guard sqlite3_column_type(handle, index) != SQLITE_NULL else {
+                checksum.add(nil)
+                return nil
+            }
+            let start = sqlite3_column_text(handle, index)
+            let bytes = UnsafeRawBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
+            checksum.add(bytes)
+            byteCount += bytes.count
+            if let other, other.utf8.count == bytes.count,
+                other.utf8.withContiguousStorageIfAvailable({ $0.elementsEqual(bytes) }) == true
+            {
+                return other
+            }
+            return String(decoding: bytes, as: UTF8.self)
+        }
+        guard let topic = text(5, like: previous?.topic) else { return nil }
+        let type = text(6, like: previous?.type)
+        let key = text(7, like: previous?.key)
+        let contentType = text(8, like: previous?.contentType)
+        let traceparent = text(9, like: nil)
+        let tracestate = text(10, like: previous?.tracestate)
+        let idempotencyKey = text(11, like: nil)
+        let payload = UnsafeRawBufferPointer(
+            start: sqlite3_column_blob(handle, 12), count: Int(sqlite3_column_bytes(handle, 12)))
+        checksum.add(payload)
+        guard checksum.value == UInt64(bitPattern: sqlite3_column_int64(handle, 4)) else { return nil }
+        return StoredEvent(
+            offset: EventPosition.offset(position), epoch: epoch, topic: topic, type: type, key: key,
+            contentType: contentType, payload: Array(payload), acceptedUnixNano: accepted, producedUnixNano: produced,
+            traceparent: traceparent, tracestate: tracestate, idempotencyKey: idempotencyKey,
+            byteCount: byteCount + payload.count)
+    }
+}

@@ -1,0 +1,324 @@
+import Dispatch
+
+/// The one thread that writes: takes everything that waits, over all tenants, into one transaction and one sync.
+final class LogWriter: Sendable {
+    enum Ending {
+        /// Write what waits, mark the clean end.
+        case drain
+        /// Stop as a crash would. For tests.
+        case abandon
+    }
+
+    private struct Inbox {
+        var streams: [EmbeddedStream] = []
+        var isUrgent = false
+        /// The semaphore was signalled for lazy work, or for urgent work, that was not taken yet.
+        var isSignalled = false
+        var ending: Ending?
+        var maintenance: [DispatchSemaphore] = []
+    }
+
+    private let inbox = Locked(Inbox())
+    private let signal = DispatchSemaphore(value: 0)
+    private let thread = Locked<WriterThread?>(nil)
+
+    func start(_ core: StoreCore) {
+        thread.withLock { $0 = WriterThread { [self] in run(core) } }
+    }
+
+    func enqueue(_ stream: EmbeddedStream, isUrgent: Bool) {
+        let wakes = inbox.withLock { inbox in
+            inbox.streams.append(stream)
+            let wakes = isUrgent ? !inbox.isUrgent : !inbox.isSignalled
+            inbox.isSignalled = true
+            inbox.isUrgent = inbox.isUrgent || isUrgent
+            return wakes
+        }
+        if wakes { signal.signal() }
+    }
+
+    /// Ends the thread and waits for it, unless called on it.
+    func stop(_ ending: Ending) {
+        inbox.withLock { inbox in
+            if inbox.ending == nil { inbox.ending = ending }
+            inbox.isUrgent = true
+        }
+        signal.signal()
+        thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }?.join()
+    }
+
+    /// Runs a retention pass now and waits for it.
+    func maintain() {
+        let done = DispatchSemaphore(value: 0)
+        let isRunning = inbox.withLock { inbox in
+            guard inbox.ending == nil else { return false }
+            inbox.maintenance.append(done)
+            inbox.isUrgent = true
+            return true
+        }
+        guard isRunning else { return }
+        signal.signal()
+        done.wait()
+    }
+
+    // MARK: The thread
+
+    private func run(_ core: StoreCore) {
+        let configuration = core.configuration
+        let maintenanceInterval: UInt64 = 1_000_000_000
+        var nextMaintenance = WallClock.monotonicNano() + maintenanceInterval
+        let retry = configuration.recoveryInterval
+        var retryDelay = retry.lowerBound.clampedNanoseconds
+        var nextRetry: UInt64?
+        while true {
+            let deadline = min(nextMaintenance, nextRetry ?? .max)
+            wait(until: deadline)
+            // Company for a commit: a little for events that must be durable, more for those that need not be.
+            let (hasWork, isUrgent) = inbox.withLock { (!$0.streams.isEmpty, $0.isUrgent) }
+            if hasWork && !isUrgent {
+                wait(until: WallClock.monotonicNano() + configuration.memoryCommitInterval.clampedNanoseconds)
+            } else if isUrgent && configuration.commitInterval > .zero {
+                let end = WallClock.monotonicNano() + configuration.commitInterval.clampedNanoseconds
+                while inbox.withLock({ $0.ending == nil }), WallClock.monotonicNano() < end { wait(until: end) }
+            }
+            let work = inbox.withLock { inbox in
+                let work = inbox
+                inbox.streams = []
+                inbox.maintenance = []
+                inbox.isUrgent = false
+                inbox.isSignalled = false
+                return work
+            }
+            if work.ending == .abandon {
+                for waiter in work.maintenance { waiter.signal() }
+                return
+            }
+            write(work.streams, core)
+
+            let now = WallClock.monotonicNano()
+            if core.failure != nil {
+                if let time = nextRetry {
+                    if now >= time {
+                        if core.database.probe() == nil {
+                            core.setFailure(nil)
+                            nextRetry = nil
+                            retryDelay = retry.lowerBound.clampedNanoseconds
+                        } else {
+                            retryDelay = min(retryDelay * 2, max(1, retry.upperBound.clampedNanoseconds))
+                            nextRetry = now + retryDelay
+                        }
+                    }
+                } else {
+                    nextRetry = now + retryDelay
+                }
+            }
+            if now >= nextMaintenance || !work.maintenance.isEmpty {
+                for stream in core.allStreams { retire(stream, core, isThorough: true) }
+                nextMaintenance = WallClock.monotonicNano() + maintenanceInterval
+                for waiter in work.maintenance { waiter.signal() }
+            }
+            if work.ending == .drain {
+                finish(core)
+                return
+            }
+        }
+    }
+
+    private func wait(until deadline: UInt64) {
+        let now = WallClock.monotonicNano()
+        guard deadline > now else { return }
+        _ = signal.wait(timeout: .now() + .nanoseconds(Int(clamping: deadline - now)))
+    }
+
+    private struct Share {
+        let stream: EmbeddedStream
+        var work: LogDatabase.Work
+    }
+
+    /// Writes everything that waits in these streams, in as many transactions as the limits ask for.
+    private func write(_ streams: [EmbeddedStream], _ core: StoreCore) {
+        var remaining = streams
+        while !remaining.isEmpty {
+            var shares: [Share] = []
+            var next: [EmbeddedStream] = []
+            var isSynced = false
+            for stream in remaining {
+                let (batches, hasMore, epoch, needsSync) = stream.state.withLock { state in
+                    let (batches, hasMore) = state.take(
+                        events: core.configuration.maximumCommitEvents, bytes: core.configuration.maximumCommitBytes)
+                    return (batches, hasMore, state.uncommittedEpoch, state.needsSync(batches))
+                }
+                if hasMore { next.append(stream) }
+                guard !batches.isEmpty else { continue }
+                var work = LogDatabase.Work(log: stream.log, batches: batches, events: 0, bytes: 0)
+                for batch in batches {
+                    work.events += batch.events.count
+                    work.bytes += batch.bytes
+                    if let last = batch.events.last { work.through = last.offset }
+                }
+                if work.through != nil { work.epoch = epoch }
+                isSynced = isSynced || needsSync
+                shares.append(Share(stream: stream, work: work))
+            }
+            if !shares.isEmpty { commit(shares, isSynced: isSynced, core) }
+            remaining = next
+        }
+    }
+
+    private func commit(_ shares: [Share], isSynced: Bool, _ core: StoreCore) {
+        if let failure = core.failure { return withdraw(shares, failure, core) }
+        let events = shares.reduce(0) { $0 + $1.work.events }
+        let bytes = shares.reduce(0) { $0 + $1.work.bytes }
+        if events > 0 || isSynced {
+            let start = WallClock.monotonicNano()
+            let error = core.database.commit(shares.map(\.work), synced: isSynced)
+            let nanoseconds = WallClock.monotonicNano() - start
+            core.statistics.withLock { statistics in
+                if error == nil {
+                    statistics.commits += 1
+                    statistics.appendedEvents += UInt64(events)
+                    statistics.appendedBytes += UInt64(bytes)
+                    statistics.lastCommitNanoseconds = nanoseconds
+                    statistics.totalCommitNanoseconds += nanoseconds
+                } else {
+                    statistics.failedCommits += 1
+                }
+            }
+            core.configuration.onCommit?(
+                CommitObservation(
+                    events: events, logs: shares.count, nanoseconds: nanoseconds, synced: isSynced, error: error?.code))
+            if let error {
+                core.setFailure(error)
+                return withdraw(shares, error, core)
+            }
+        }
+        for share in shares {
+            let wakes = share.stream.state.withLock { state in
+                state.committed(
+                    through: share.work.through, events: share.work.events, bytes: share.work.bytes, synced: isSynced)
+            }
+            share.stream.disk.withLock { disk in
+                if disk.events == 0 { disk.oldestUnixNano = share.work.batches.first?.events.first?.acceptedUnixNano }
+                disk.events += share.work.events
+                disk.bytes += share.work.bytes
+            }
+            for batch in share.work.batches { batch.completion?(.success(batch.receipts)) }
+            if let wakes { for wake in wakes.values { wake() } }
+            // In small steps: a publisher waits for one step at most.
+            while share.stream.state.withLock({ $0.evict(atMost: 256) }) {}
+        }
+        for share in shares { retire(share.stream, core, isThorough: false) }
+    }
+
+    /// Everything that is not durable leaves every log; its appends fail.
+    private func withdraw(_ shares: [Share], _ error: StreamError, _ core: StoreCore) {
+        var failed: [(stream: EmbeddedStream, batches: [PendingBatch])] = shares.map { ($0.stream, $0.work.batches) }
+        var withdrawn = 0
+        for stream in core.allStreams {
+            let (batches, events) = stream.state.withLock { $0.withdraw() }
+            withdrawn += events
+            if !batches.isEmpty { failed.append((stream, batches)) }
+        }
+        let lost = failed.reduce(0) { sum, element in
+            sum + element.batches.reduce(0) { $0 + ($1.durability == .memory ? $1.events.count : 0) }
+        }
+        core.statistics.withLock { statistics in
+            statistics.withdrawnEvents += UInt64(withdrawn)
+            statistics.lostMemoryEvents += UInt64(lost)
+        }
+        for (stream, batches) in failed {
+            for batch in batches {
+                // A duplicate whose original is durable does not fail for others' sake.
+                let isCovered = batch.events.isEmpty && stream.state.withLock { $0.isCovered(batch) }
+                batch.completion?(isCovered ? .success(batch.receipts) : .failure(error))
+            }
+        }
+    }
+
+    // MARK: Retention
+
+    /// Removes at most one step of old events; with `isThorough`, steps until nothing is due.
+    private func retire(_ stream: EmbeddedStream, _ core: StoreCore, isThorough: Bool) {
+        let configuration = core.configuration
+        let step = configuration.retentionStepEvents
+        let wallClock = configuration.now()
+        let age = configuration.retentionAge.clampedNanoseconds
+        let cutoff = wallClock > age ? wallClock - age : 0
+        var steps = 0
+        repeat {
+            guard core.failure == nil else { return }
+            let disk = stream.disk.withLock { $0 }
+            var excessEvents = disk.events - configuration.retentionEvents
+            var excessBytes = disk.bytes - configuration.retentionBytes
+            let isOld = disk.events > 0 && (disk.oldestUnixNano ?? 0) < cutoff
+            if isThorough {
+                guard excessEvents > 0 || excessBytes > 0 || isOld else { return }
+            } else {
+                // After a commit only what is worth a transaction of its own; the rest within a second.
+                guard excessEvents >= step || excessBytes > configuration.retentionBytes / 64 else { return }
+            }
+            do {
+                let oldest = try core.database.oldest(log: stream.log, limit: step + 1)
+                var through: UInt64?
+                var events = 0
+                var bytes = 0
+                for event in oldest.prefix(step) {
+                    guard excessEvents > 0 || excessBytes > 0 || event.acceptedUnixNano < cutoff else { break }
+                    through = event.offset
+                    events += 1
+                    bytes += event.bytes
+                    excessEvents -= 1
+                    excessBytes -= event.bytes
+                }
+                let oldestLeft = events < oldest.count ? oldest[events].acceptedUnixNano : nil
+                guard let through else {
+                    stream.disk.withLock { $0.oldestUnixNano = oldestLeft }
+                    return
+                }
+                // Memory first: a reader that misses the events on disk must find out why.
+                stream.state.withLock { $0.trim(through: through) }
+                try core.database.remove(log: stream.log, through: through, events: events, bytes: bytes)
+                stream.disk.withLock { disk in
+                    disk.events -= events
+                    disk.bytes -= bytes
+                    disk.oldestUnixNano = oldestLeft
+                }
+                core.statistics.withLock { $0.retiredEvents += UInt64(events) }
+                while stream.state.withLock({ $0.evict(atMost: 256) }) {}
+            } catch {
+                // The next pass tries again; a full disk shows in the next commit, damage in the next read.
+                core.statistics.withLock { $0.failedRetentionSteps += 1 }
+                return
+            }
+            steps += 1
+            // Publishers get their turn between steps of a long pass.
+            if steps % 4 == 0 {
+                let waiting = inbox.withLock { inbox in
+                    let streams = inbox.streams
+                    inbox.streams = []
+                    return streams
+                }
+                write(waiting, core)
+            }
+        } while isThorough
+    }
+
+    // MARK: The end
+
+    private func finish(_ core: StoreCore) {
+        // Streams take no more appends by now, but one that was sequenced before may not be enqueued yet.
+        let streams = core.allStreams
+        write(streams, core)
+        if core.failure == nil {
+            do {
+                try core.database.markClean(
+                    nextOffsets: streams.map { stream in (stream.log, stream.state.withLock { $0.nextOffset }) })
+            } catch {
+                core.setFailure(error)
+            }
+        }
+    }
+}
