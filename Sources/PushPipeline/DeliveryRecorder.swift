@@ -1,5 +1,7 @@
 import EventStreams
 import LatencyHeatmap
+import OTLP
+import Synchronization
 import Telemetry
 
 /// Measures deliveries: the heatmap, the metrics and the deliver spans. Used by one loop or one task at a time.
@@ -14,6 +16,7 @@ public final class DeliveryRecorder {
     private let heatmap: HeatmapEngine
     private let metrics: PipelineMetrics
     private let groups: GroupRegistry
+    private let separatesTenants: Bool
 
     private let deliverStage: StageID
     private let replayStage: StageID
@@ -52,9 +55,11 @@ public final class DeliveryRecorder {
         let replayDuration: Histogram
         let receiveDuration: Histogram
 
-        init(tenant: String, groupName: String, heatmap: HeatmapEngine, metrics: PipelineMetrics) {
+        init(
+            tenant: String, groupName: String, separatesTenants: Bool, heatmap: HeatmapEngine, metrics: PipelineMetrics
+        ) {
             self.groupName = groupName
-            heatmapGroup = heatmap.group(groupName)
+            heatmapGroup = heatmap.group(separatesTenants ? TenantPrefix.of(tenant) + groupName : groupName)
             delivered = metrics.delivered(tenant: tenant, group: groupName)
             deliverDuration = metrics.duration(.deliver, group: groupName)
             replayDuration = metrics.duration(.replay, group: groupName)
@@ -64,13 +69,14 @@ public final class DeliveryRecorder {
 
     init(
         policy: DeliveryConfiguration.SpanPolicy, tracer: Tracer, heatmap: HeatmapEngine, metrics: PipelineMetrics,
-        groups: GroupRegistry
+        groups: GroupRegistry, separatesTenants: Bool
     ) {
         self.policy = policy
         self.tracer = tracer
         self.heatmap = heatmap
         self.metrics = metrics
         self.groups = groups
+        self.separatesTenants = separatesTenants
         deliverStage = heatmap.stage(PipelineStage.deliver.rawValue)
         replayStage = heatmap.stage(PipelineStage.replay.rawValue)
         receiveStage = heatmap.stage(PipelineStage.receive.rawValue)
@@ -82,7 +88,8 @@ public final class DeliveryRecorder {
         let key = InstrumentKey(tenant: tenant, group: group)
         if let known = instruments[key] { return known }
         let new = Instruments(
-            tenant: tenant, groupName: groups.name(of: group), heatmap: heatmap, metrics: metrics)
+            tenant: tenant, groupName: groups.name(of: group), separatesTenants: separatesTenants, heatmap: heatmap,
+            metrics: metrics)
         instruments[key] = new
         return new
     }
@@ -235,7 +242,7 @@ public final class DeliveryRecorder {
         span.setAttribute("isotherm.deliveries", latencies.count)
         span.setAttribute("isotherm.latency_p50_ns", Int64(clamping: sketch.quantile(0.5) ?? 0))
         span.setAttribute("isotherm.latency_p95_ns", Int64(clamping: sketch.quantile(0.95) ?? 0))
-        span.setAttribute("isotherm.latency_max_ns", Int64(clamping: sketch.max ?? 0))
+        span.setAttribute("isotherm.latency_max_ns", Int64(clamping: sketch.max))
         sketch.encoded().withUnsafeBufferPointer { span.setAttribute("isotherm.latency_sketch", bytes: $0) }
         span.end(at: Instant(unixNano: endedUnixNano))
     }
@@ -250,6 +257,12 @@ public final class DeliveryRecorder {
             EventFrame.withID(of: rendered) { span.setAttribute("messaging.message.id", utf8: $0) }
         }
     }
+}
+
+/// How one heatmap keeps the groups of several tenants apart.
+public enum TenantPrefix {
+    /// A slash is in no tenant's name.
+    public static func of(_ tenant: String) -> String { tenant + "/" }
 }
 
 /// A small generator for picking a sample (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").

@@ -1,4 +1,5 @@
 import EventStreams
+import Synchronization
 
 /// Frames of an event stream (WHATWG HTML, "Server-sent events"). One event:
 ///

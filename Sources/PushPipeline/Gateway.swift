@@ -1,4 +1,5 @@
 import EventStreams
+import OTLP
 import Telemetry
 
 /// An event as a producer hands it in, before it has an id.

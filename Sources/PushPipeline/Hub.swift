@@ -18,10 +18,11 @@ public final class Hub: Sendable {
     private let connections = Atomic(0)
 
     /// - Parameter offload: runs work that may block on the disk, away from the loops.
+    /// - Parameter separatesTenants: whether the heatmap's groups carry their tenant, because there are several.
     /// - Parameter openStream: the log of a tenant; called once for each.
     public init(
         configuration: DeliveryConfiguration, loops: [any DeliveryLoop], tracer: Tracer, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
+        metrics: PipelineMetrics, separatesTenants: Bool, offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
         openStream: @escaping @Sendable (Tenant) throws -> any EventStream
     ) {
         self.configuration = configuration
@@ -31,7 +32,8 @@ public final class Hub: Sendable {
         self.groups = groups
         let newRecorder: @Sendable () -> DeliveryRecorder = {
             DeliveryRecorder(
-                policy: configuration.spans, tracer: tracer, heatmap: heatmap, metrics: metrics, groups: groups)
+                policy: configuration.spans, tracer: tracer, heatmap: heatmap, metrics: metrics, groups: groups,
+                separatesTenants: separatesTenants)
         }
         self.newRecorder = newRecorder
         self.loops = loops.enumerated().map { index, loop in
@@ -102,6 +104,13 @@ public final class Hub: Sendable {
     /// Closes every stream within the drain interval, each with a jittered `retry:`.
     public func drain() {
         for loop in loops { loop.loop.execute { loop.drain() } }
+    }
+
+    /// Events between the log's head and the slowest connection of each tenant and group; at most a heartbeat old.
+    public var lags: [(tenant: String, group: String, events: UInt64)] {
+        var slowest: [HubLoop.LagKey: UInt64] = [:]
+        for loop in loops { slowest.merge(loop.lags, uniquingKeysWith: max) }
+        return slowest.map { ($0.key.tenant, groups.name(of: $0.key.group), $0.value) }
     }
 
     /// Subscriptions still open, over all loops.

@@ -1,4 +1,4 @@
-public import EventStreams
+import EventStreams
 import Glibc
 import Synchronization
 import Telemetry
@@ -18,6 +18,7 @@ public final class HubLoop: @unchecked Sendable {
     /// Connections that a broadcast could not serve in full: their place, and the bytes that the kernel took.
     private var unserved: [(connection: LiveConnection, sentBytes: Int)] = []
     private var isTicking = false
+    private let lagsBySeries = Mutex<[LagKey: UInt64]>([:])
     private var heartbeatSlice = 0
     private var isDraining = false
     private let joinNano: UInt64
@@ -209,7 +210,7 @@ public final class HubLoop: @unchecked Sendable {
         }
     }
 
-    private static let sendFlags = Int32(MSG_NOSIGNAL.rawValue) | Int32(MSG_DONTWAIT.rawValue)
+    private static let sendFlags = Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT)
 
     /// The kernel took less than all: the transport writes the rest, and the connection catches up after that.
     private func take(_ subscription: Subscription, over rest: ArraySlice<UInt8>, carrying events: [StoredEvent]) {
@@ -284,9 +285,8 @@ public final class HubLoop: @unchecked Sendable {
             }
         }
         // Others have a turn.
-        loop.execute { [weak subscription] in
-            if let subscription, subscription.state == .catchingUp { self.advance(subscription) }
-        }
+        let box = LoopConfined(subscription)
+        loop.execute { if box.value.state == .catchingUp { self.advance(box.value) } }
     }
 
     private func goLive(_ subscription: Subscription) {
@@ -416,6 +416,7 @@ public final class HubLoop: @unchecked Sendable {
         schedule(afterNano: heartbeatNano / UInt64(Self.heartbeatSlices)) { loop in
             loop.beat()
             loop.closeStalled()
+            loop.measureLag()
             if loop.tenants.isEmpty { loop.isTicking = false } else { loop.tick() }
         }
     }
@@ -451,6 +452,28 @@ public final class HubLoop: @unchecked Sendable {
             // A heartbeat of three bytes is taken whole or not at all.
             Glibc.send(descriptor, $0.baseAddress, $0.count, Self.sendFlags) == $0.count
         }
+    }
+
+    /// Whom a lag belongs to.
+    struct LagKey: Hashable {
+        let tenant: String
+        let group: Int
+    }
+
+    /// Events between the log's head and the slowest connection, by tenant and group, as of the last tick.
+    var lags: [LagKey: UInt64] { lagsBySeries.withLock { $0 } }
+
+    private func measureLag() {
+        var lags: [LagKey: UInt64] = [:]
+        for tenant in tenants.values {
+            let head = tenant.channel.visibleHead
+            for subscription in tenant.subscriptions.values {
+                let key = LagKey(tenant: tenant.channel.tenant.name, group: subscription.group)
+                let isBehind = subscription.state != .live && head > subscription.position
+                lags[key] = max(lags[key] ?? 0, isBehind ? head - subscription.position : 0)
+            }
+        }
+        lagsBySeries.withLock { $0 = lags }
     }
 
     private func closeStalled() {

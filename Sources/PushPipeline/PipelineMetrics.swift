@@ -1,4 +1,4 @@
-public import Telemetry
+import Telemetry
 
 /// A part of an event's way, as `isotherm.stage` and the label `stage` name it.
 public enum PipelineStage: String, Sendable, CaseIterable {
@@ -16,7 +16,7 @@ public enum CloseReason: String, Sendable, CaseIterable {
 
 /// The pipeline's instruments. Their names are listed, with what they mean, in `docs/metrics.md`.
 public final class PipelineMetrics: Sendable {
-    public let requests: CounterFamily
+    private let requests: CounterFamily
     let catchUpConnections: Gauge
     let connectionBytes: Gauge
     let streamAppend: Histogram
@@ -79,6 +79,9 @@ public final class PipelineMetrics: Sendable {
         for reason in ["too_old", "foreign"] { _ = resetEvents.with(reason) }
         for outcome in ["accepted", "rejected"] { _ = receiptsReceived.with(outcome) }
     }
+
+    /// `route` must come from a closed set.
+    public func request(route: String, status: Int) { requests.with(route, String(status)).add() }
 
     // MARK: Producers
 

@@ -43,7 +43,7 @@ public final class TenantChannel: Sendable {
     /// The last offset that may be delivered.
     public var visibleHead: UInt64 { afterDurable ? stream.durableHead : stream.head }
 
-    func visible(_ events: [StoredEvent]) -> ArraySlice<StoredEvent> {
+    public func visible(_ events: [StoredEvent]) -> ArraySlice<StoredEvent> {
         guard afterDurable, let last = events.last, last.offset > stream.durableHead else { return events[...] }
         let head = stream.durableHead
         return events[..<(events.firstIndex { $0.offset > head } ?? events.endIndex)]

@@ -208,13 +208,13 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             respond(
                 status: 202, fields: [("X-Trace-ID", traceID)], type: "application/json", body: body.bytes,
                 keepsOpen: keepsOpen, context)
-            server.metrics.request(.publish, status: 202)
+            server.count(.publish, status: 202)
         case .failure(let error):
             let problem = Problem(error)
             respond(
                 status: problem.status, fields: problem.headFields, type: "application/problem+json",
                 body: problem.body, keepsOpen: keepsOpen, context)
-            server.metrics.request(.publish, status: problem.status)
+            server.count(.publish, status: problem.status)
         }
         state = keepsOpen ? .readingHead : .closed
         if isReadPaused {
@@ -228,7 +228,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         respond(
             status: problem.status, fields: problem.headFields, type: "application/problem+json", body: problem.body,
             keepsOpen: false, context)
-        server.metrics.request(route, status: problem.status)
+        server.count(route, status: problem.status)
         state = .closed
     }
 
@@ -313,7 +313,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             opening += reset.frame
             server.metrics.resets(reset.reason)
         }
-        server.metrics.request(.listen, status: 200)
+        server.count(.listen, status: 200)
         connection.subscription = hubLoop.subscribe(
             SubscriptionRequest(
                 tenant: request.tenant, topics: request.topics, group: request.group, device: request.device,

@@ -41,11 +41,16 @@ struct HeatmapRoutes {
 
     private func respond(to request: Request, as form: Form) throws -> Response {
         let fields = try RequestFields(request)
-        _ = try core.gateway.directory.tenant(authorization: fields.authorization, token: fields.token)
+        let prefix = try core.heatmapPrefix(fields)
         let items = fields.query.items.filter { $0.name != "token" && $0.name != "width" && $0.name != "format" }
-        let query: HeatmapQuery
-        do { query = try HeatmapQuery(items: items) } catch { throw Problem.invalidParameter("\(error)") }
-        let grid = core.heatmap.snapshot(query: query)
+        let grid: HeatmapGrid
+        do {
+            var query = try HeatmapQuery(items: items)
+            query.groupPrefix = prefix
+            grid = try core.heatmap.snapshot(query: query)
+        } catch {
+            throw Problem.invalidParameter("\(error)")
+        }
         let bytes: [UInt8]
         switch form {
         case .text:

@@ -179,12 +179,12 @@ private struct Follower: Sendable {
     }
 
     func opened() {
-        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: group, groups: core.hub.groups)
+        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
     }
 
     func closed() {
         core.metrics.connectionClosed(
-            tenant: wanted.tenant.name, group: group, groups: core.hub.groups, reason: .client)
+            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: .client)
     }
 
     /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.

@@ -27,7 +27,7 @@ struct OTLPRoute {
         let isCompressed = try Self.isCompressed(request.headers[.contentEncoding])
         // Spans come from services, not from devices, but they are not for everybody to send either.
         let fields = try RequestFields(request)
-        _ = try core.gateway.directory.tenant(authorization: fields.authorization, token: fields.token)
+        let prefix = try core.heatmapPrefix(fields)
         let limit = core.configuration.maxOTLPDecompressedBytes
         let collected = try await request.body.collect(upTo: core.configuration.maxOTLPBytes)
         var body = Array(buffer: collected)
@@ -46,12 +46,10 @@ struct OTLPRoute {
             }
         }
         do {
-            let result =
-                switch encoding {
-                case .protobuf: try core.heatmap.ingest(protobuf: body)
-                case .json: try core.heatmap.ingest(json: body)
-                }
-            _ = result
+            switch encoding {
+            case .protobuf: try core.heatmap.ingest(protobuf: body, groupPrefix: prefix)
+            case .json: try core.heatmap.ingest(json: body, groupPrefix: prefix)
+            }
         } catch {
             throw Problem(
                 status: 400, kind: "invalid_body", title: "The body cannot be read",

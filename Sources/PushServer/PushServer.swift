@@ -1,15 +1,16 @@
-public import EventStreams
+import EventStreams
 import HTTPTypes
 import Hummingbird
 import HummingbirdCore
-public import LatencyHeatmap
-public import Logging
+import LatencyHeatmap
+import Logging
 import NIOCore
 import NIOPosix
-public import PushPipeline
-public import ServiceLifecycle
+import OTLP
+import PushPipeline
+import ServiceLifecycle
 import Synchronization
-public import Telemetry
+import Telemetry
 
 /// The pipeline behind a listening socket.
 ///
@@ -48,9 +49,15 @@ public final class PushServer: Service {
         try configuration.validate()
         let registry = MetricRegistry()
         let telemetry = TelemetrySDK(configuration: configuration.telemetry)
-        let heatmap = HeatmapEngine(configuration: configuration.heatmap)
+        var heatmapConfiguration = configuration.heatmap
+        heatmapConfiguration.ownInstanceID = configuration.telemetry.resource.instanceID
+        let heatmap: HeatmapEngine
+        do { heatmap = try HeatmapEngine(configuration: heatmapConfiguration) } catch {
+            throw ConfigurationError(cause: "heatmap.\(error)")
+        }
         let metrics = PipelineMetrics(registry: registry)
         let store = try EmbeddedEventStore(configuration: configuration.store)
+        let directory = try TenantDirectory(configuration: configuration.gateway, nowUnixNano: Clock.now().unixNano)
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoopThreads)
         let diskThreads = NIOThreadPool(numberOfThreads: 2)
         diskThreads.start()
@@ -58,9 +65,8 @@ public final class PushServer: Service {
         let hub = Hub(
             configuration: configuration.delivery, loops: eventLoops.map { NIODeliveryLoop($0) },
             tracer: telemetry.tracer, heatmap: heatmap, metrics: metrics,
-            offload: { work in diskThreads.submit { _ in work() } },
+            separatesTenants: directory.requiresToken, offload: { work in diskThreads.submit { _ in work() } },
             openStream: { try store.stream(tenant: $0.name) })
-        let directory = try TenantDirectory(configuration: configuration.gateway, nowUnixNano: Clock.now().unixNano)
         let gateway = Gateway(
             configuration: configuration.gateway, hub: hub, directory: directory, tracer: telemetry.tracer,
             metrics: metrics)
@@ -68,7 +74,7 @@ public final class PushServer: Service {
         for tenant in directory.tenants { _ = try hub.channel(for: tenant) }
         let core = ServerCore(
             configuration: configuration, gateway: gateway, hub: hub, heatmap: heatmap, metrics: metrics,
-            telemetry: telemetry)
+            telemetry: telemetry, store: store)
         self.core = core
         let responder = OrdinaryRoutes(core: core, registry: registry).responder()
         http1 = HTTP1Channel(
@@ -89,7 +95,7 @@ public final class PushServer: Service {
         self.store = store
         self.loops = loops
         self.diskThreads = diskThreads
-        ServerMetrics.register(in: registry, core: core, directory: directory)
+        ServerMetrics.register(in: registry, core: core)
     }
 
     // MARK: Running
@@ -108,6 +114,12 @@ public final class PushServer: Service {
         let http1 = http1
         let logger = logger
         let connections = ordinary.stream
+        let heatmap = heatmap
+        let diskThreads = diskThreads
+        let upkeep = listener.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
+            diskThreads.submit { _ in heatmap.maintain() }
+        }
+        defer { upkeep.cancel() }
         await withGracefulShutdownHandler {
             await withDiscardingTaskGroup { group in
                 for await connection in connections {
@@ -202,6 +214,14 @@ public final class PushServer: Service {
         }
         try? await diskThreads.shutdownGracefully()
         try? await loops.shutdownGracefully()
+    }
+}
+
+extension Resource {
+    /// Which of several instances of a service this is.
+    fileprivate var instanceID: String? {
+        guard case .string(let id)? = attributes.first(where: { $0.key == "service.instance.id" })?.value else { return nil }
+        return id
     }
 }
 

@@ -1,8 +1,8 @@
-public import EventStreams
-public import LatencyHeatmap
+import EventStreams
+import LatencyHeatmap
 import NIOCore
-public import PushPipeline
-public import Telemetry
+import PushPipeline
+import Telemetry
 
 /// Everything that `isotherm serve` can be told, with defaults that are safe for one machine.
 public struct PushServerConfiguration: Sendable {

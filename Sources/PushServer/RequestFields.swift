@@ -1,3 +1,4 @@
+import EventStreams
 import HTTPTypes
 import PushPipeline
 import Telemetry

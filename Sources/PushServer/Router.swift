@@ -7,6 +7,7 @@ import LatencyHeatmap
 import NIOCore
 import OTLP
 import PushPipeline
+import Synchronization
 import Telemetry
 
 /// The routes that the general HTTP codec serves: everything but the two hot ones, and those as well when a request for
@@ -33,7 +34,7 @@ struct OrdinaryRoutes {
 
         router.post("/v1/traces") { request, _ in try await OTLPRoute(core: core).respond(to: request) }
         router.get("/metrics") { request, _ in
-            let format = MetricRegistry.Format.negotiate(accept: request.headers[.accept])
+            let format = MetricFormat.negotiate(accept: request.headers[.accept])
             return Response(
                 status: .ok, headers: [.contentType: format.contentType],
                 body: ResponseBody(byteBuffer: ByteBuffer(bytes: registry.render(format))))
@@ -53,7 +54,6 @@ struct OrdinaryRoutes {
     }
 
     private func readiness() -> Response {
-        let degraded = core.degraded
         let isDraining = core.isDraining.load(ordering: .relaxed)
         var json = JSONWriter()
         json.beginObject()
@@ -61,7 +61,7 @@ struct OrdinaryRoutes {
         if isDraining { json.field("reason", "draining") }
         json.key("degraded")
         json.beginArray()
-        for dependency in degraded { json.value(dependency) }
+        for dependency in core.dependencies where dependency.isDegraded { json.value(dependency.name) }
         json.endArray()
         json.endObject()
         json.bytes.append(UInt8(ascii: "\n"))
@@ -158,7 +158,7 @@ struct ProblemMiddleware: RouterMiddleware {
             if let name = HTTPField.Name(field.name) { response.headers[name] = field.value }
         }
         response.headers[.date] = core.dates.now
-        core.metrics.request(route, status: response.status.code)
+        core.count(route, status: response.status.code)
         return response
     }
 

@@ -14,6 +14,7 @@ final class ServerCore: Sendable {
     let heatmap: HeatmapEngine
     let metrics: PipelineMetrics
     let telemetry: TelemetrySDK
+    private let store: EmbeddedEventStore
     let dates = DateCache()
     /// The lines that every stream opens with.
     let opening: [UInt8]
@@ -22,7 +23,7 @@ final class ServerCore: Sendable {
 
     init(
         configuration: PushServerConfiguration, gateway: Gateway, hub: Hub, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, telemetry: TelemetrySDK
+        metrics: PipelineMetrics, telemetry: TelemetrySDK, store: EmbeddedEventStore
     ) {
         self.configuration = configuration
         self.gateway = gateway
@@ -30,6 +31,7 @@ final class ServerCore: Sendable {
         self.heatmap = heatmap
         self.metrics = metrics
         self.telemetry = telemetry
+        self.store = store
         let retry = configuration.delivery.retry.components
         opening = EventFrame.opening(
             retryMilliseconds: retry.seconds * 1_000 + retry.attoseconds / 1_000_000_000_000_000)
@@ -40,6 +42,19 @@ final class ServerCore: Sendable {
             throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
         }
     }
+
+    /// The part of the heatmap that a request may write and see: its tenant's, once there are several.
+    func heatmapPrefix(_ fields: RequestFields) throws(GatewayError) -> String {
+        let tenant = try gateway.directory.tenant(authorization: fields.authorization, token: fields.token)
+        return gateway.directory.requiresToken ? TenantPrefix.of(tenant.name) : ""
+    }
+
+    /// What the server depends on, and whether it does without at the moment.
+    var dependencies: [(name: String, isDegraded: Bool)] {
+        [("log", store.statistics.failure != nil), ("exporter", telemetry.isExporterFailing)]
+    }
+
+    func count(_ route: Route, status: Int) { metrics.request(route: route.rawValue, status: status) }
 
     /// The head of a stream's response. Its body ends with the connection, so frames need no chunk around them.
     func streamHead(origin: String?) -> String {

@@ -5,4 +5,81 @@ import Telemetry
 
 /// What is computed when somebody asks: the ledgers, the log's state, what is degraded, the process.
 enum ServerMetrics {
+    static func register(in registry: MetricRegistry, core: ServerCore) {
+        registerLedgers(in: registry, core)
+        registry.observe(
+            "isotherm_heatmap_cells", type: .gauge, help: "Cells in memory: windows by groups by stages with a latency."
+        ) { $0.emit(core.heatmap.cellCount) }
+        registry.observe(
+            "isotherm_heatmap_cell_bytes", type: .gauge, help: "Memory of the heatmap's cells, without the allocator's own."
+        ) { $0.emit(core.heatmap.cellBytes) }
+        registry.observe(
+            "isotherm_heatmap_groups", type: .gauge, help: "Groups that have a row of their own."
+        ) { $0.emit(core.heatmap.groupCount) }
+        registry.observe(
+            "isotherm_stream_lag_events", type: .gauge, labels: ["tenant", "group"],
+            help: "Events between the log's head and the slowest connection of a device group."
+        ) { emitter in
+            for lag in core.hub.lags { emitter.emit(lag.events, lag.tenant, lag.group) }
+        }
+        registry.observe(
+            "isotherm_stream_head_offset", type: .gauge, labels: ["tenant"], help: "Offset of the log's last event."
+        ) { emitter in
+            for channel in core.hub.openChannels { emitter.emit(channel.stream.head, channel.tenant.name) }
+        }
+        registry.observe(
+            "isotherm_degraded", type: .gauge, labels: ["dependency"],
+            help: "1 while the server does without something that it depends on."
+        ) { emitter in
+            for dependency in core.dependencies { emitter.emit(dependency.isDegraded ? 1 : 0, dependency.name) }
+        }
+        registry.observe(
+            "isotherm_build_info", type: .gauge, labels: ["version"], help: "Always 1; the version is its label."
+        ) { $0.emit(1, TelemetrySDK.version) }
+        registry.registerProcessMetrics()
+    }
+
+    private static func registerLedgers(in registry: MetricRegistry, _ core: ServerCore) {
+        registry.observe(
+            "isotherm_telemetry_spans_total", type: .counter, labels: ["outcome"],
+            help: "The span ledger: started = sampled_out + exported + rejected + dropped_* + held."
+        ) { emitter in
+            let ledger = core.telemetry.ledger
+            emitter.emit(ledger.started, "started")
+            emitter.emit(ledger.sampledOut, "sampled_out")
+            emitter.emit(ledger.exported, "exported")
+            emitter.emit(ledger.rejected, "rejected")
+            for reason in SpanLedger.DropReason.allCases {
+                emitter.emit(ledger.dropped[reason] ?? 0, "dropped_\(reason.rawValue)")
+            }
+        }
+        registry.observe(
+            "isotherm_telemetry_spans_held", type: .gauge, labels: ["state"],
+            help: "Spans that are live, or ended and on the way to the collector."
+        ) { emitter in
+            let ledger = core.telemetry.ledger
+            emitter.emit(ledger.live, "live")
+            emitter.emit(ledger.queued, "queued")
+        }
+        registry.observe(
+            "isotherm_otlp_received_spans_total", type: .counter, labels: ["outcome"],
+            help: "The heatmap's ledger: received = counted + discarded_*."
+        ) { emitter in
+            let ledger = core.heatmap.ledger
+            emitter.emit(ledger.received, "received")
+            emitter.emit(ledger.counted, "counted")
+            for reason in HeatmapLedger.DiscardReason.allCases {
+                emitter.emit(ledger.discarded[reason] ?? 0, "discarded_\(reason.rawValue)")
+            }
+        }
+        registry.observe(
+            "isotherm_heatmap_latencies_total", type: .counter, labels: ["kind"],
+            help: "Latencies in cells; late ones came after their window was over, overflowed ones share a row."
+        ) { emitter in
+            let ledger = core.heatmap.ledger
+            emitter.emit(ledger.latencies, "all")
+            emitter.emit(ledger.late, "late")
+            emitter.emit(ledger.overflowed, "overflowed")
+        }
+    }
 }

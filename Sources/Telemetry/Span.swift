@@ -39,7 +39,8 @@ public struct Span: Sendable {
         setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, value.utf8Start, value.utf8CodeUnitCount)
     }
 
-    @inlinable
+    // A literal is a StaticString, which is copied without being looked at.
+    @inlinable @_disfavoredOverload
     public func setAttribute(_ key: StaticString, _ value: String) {
         guard slot != nil else { return }
         var value = value
@@ -85,6 +86,7 @@ public struct Span: Sendable {
     }
 
     /// Any value under a key that is not known at compile time. Allocates.
+    @_disfavoredOverload
     public func setAttribute(_ key: String, _ value: AnyValue) {
         guard slot != nil, !key.isEmpty else { return }
         var writer = ProtobufWriter()

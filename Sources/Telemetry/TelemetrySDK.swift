@@ -20,6 +20,9 @@ public struct FlushReport: Sendable, Equatable {
 ///     span.end()
 ///     telemetry.shutdown(deadline: .seconds(5))
 public final class TelemetrySDK: Sendable {
+    /// Of this library and of the program that it comes with.
+    public static let version = SDKVersion.current
+
     public let configuration: TelemetryConfiguration
     public let tracer: Tracer
     private let collector: Collector

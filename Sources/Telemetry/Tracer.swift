@@ -1,4 +1,4 @@
-public import CTelemetry
+import CTelemetry
 import OTLP
 import Synchronization
 

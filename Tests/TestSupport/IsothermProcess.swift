@@ -32,7 +32,7 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
             try configuration.write(toFile: file, atomically: true, encoding: .utf8)
             arguments += ["--config", file]
         }
-        FileManager.default.createFile(atPath: log, contents: nil)
+        _ = FileManager.default.createFile(atPath: log, contents: nil)
         process = Process()
         process.executableURL = URL(fileURLWithPath: Self.executable)
         process.arguments = arguments

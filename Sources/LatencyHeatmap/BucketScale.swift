@@ -1,0 +1,61 @@
+import Glibc
+
+/// The buckets of a base-2 exponential histogram of scale 6, with edges in seconds.
+///
+/// OpenTelemetry's bucket `i` holds values in (2^(i/64), 2^((i+1)/64)] seconds; Prometheus calls the same bucket `i + 1`.
+/// https://opentelemetry.io/docs/specs/otel/metrics/data-model/#exponentialhistogram
+/// Here a bucket is named by its *position*: 0 is for zero itself, `p` is OpenTelemetry's index `p + firstIndex - 1`.
+public enum BucketScale {
+    /// OpenTelemetry's index of the bucket of one nanosecond.
+    public static let firstIndex = -1_914
+    /// Positions are smaller than this; the last bucket holds the largest 64-bit number of nanoseconds.
+    public static let positionCount = 4_100
+    /// Largest relative error of a bucket's representative value: (b - 1) / (b + 1) for b = 2^(1/64).
+    public static let relativeError = 0.005_416
+
+    /// Largest whole number of nanoseconds in each bucket.
+    nonisolated(unsafe) private static let upperEdges: UnsafePointer<UInt64> = {
+        let edges = UnsafeMutablePointer<UInt64>.allocate(capacity: positionCount)
+        edges[0] = 0
+        for position in 1..<positionCount {
+            let edge = exp2(Double(position + firstIndex) / 64) * 1e9
+            edges[position] = edge >= 0x1p64 ? .max : UInt64(edge)
+        }
+        return UnsafePointer(edges)
+    }()
+
+    /// For the highest set bit and the seven bits after it: the first position that may hold such a value.
+    nonisolated(unsafe) private static let starts: UnsafePointer<UInt16> = {
+        let starts = UnsafeMutablePointer<UInt16>.allocate(capacity: 64 * 128)
+        var position = 1
+        for exponent in 0..<64 {
+            for step in 0..<128 {
+                let low = exponent >= 7 ? UInt64(128 + step) << (exponent - 7) : UInt64(128 + step) >> (7 - exponent)
+                // Below 2^7 several steps fall on one number, so the order of `low` is still ascending.
+                while upperEdges[position] < low { position += 1 }
+                starts[exponent * 128 + step] = UInt16(position)
+            }
+        }
+        return UnsafePointer(starts)
+    }()
+
+    /// The bucket that holds a latency.
+    @inline(__always)
+    static func position(nanoseconds: UInt64) -> Int {
+        if nanoseconds == 0 { return 0 }
+        let exponent = 63 - nanoseconds.leadingZeroBitCount
+        let step = Int((nanoseconds << UInt64(63 - exponent)) >> 56) & 127
+        var position = Int(starts[exponent * 128 + step])
+        while upperEdges[position] < nanoseconds { position += 1 }
+        return position
+    }
+
+    /// The value that stands for a bucket: the one whose relative distance to both edges is the same.
+    static func representative(_ position: Int) -> UInt64 {
+        if position == 0 { return 0 }
+        let upper = exp2(Double(position + firstIndex) / 64) * 1e9
+        let lower = upper / exp2(1.0 / 64)
+        let value = (2 * lower * upper / (lower + upper)).rounded()
+        return value >= 0x1p64 ? .max : max(1, UInt64(value))
+    }
+}

@@ -1,0 +1,114 @@
+/// What a report should show. The names of the parameters are the command line's options and the URL's.
+public struct HeatmapQuery: Sendable {
+    /// Most windows in one grid.
+    public static let maxWindows = 1_500
+
+    public enum Order: String, Sendable, CaseIterable { case name, slowest, count }
+
+    /// Attribute that names the groups; must be one that the engine groups by. Nil: any.
+    public var by: String?
+    /// From 0 to 1. Default 0.95.
+    public var quantile = 0.95
+    /// Length of a column; a multiple of the engine's window. Nil: the engine's.
+    public var window: Duration?
+    /// Stage whose latencies are shown. Nil: `deliver`, or `span` when only other programs' spans are there.
+    public var stage: String?
+    /// Start of the range. Nil: 60 columns before its end, or the first latency.
+    public var since: TimeBound?
+    /// End of the range. Nil: the last latency.
+    public var until: TimeBound?
+    /// Zone for alignment and for times: `UTC`, `local`, a name, or an offset. Default `UTC`.
+    public var timeZone = "UTC"
+    /// Threshold for `over_slo_count`. Nil: where the highest level begins.
+    public var slo: Duration?
+    /// Where yellow, orange and red begin. Default 50, 100 and 200 ms.
+    public var levels: [Duration] = [.milliseconds(50), .milliseconds(100), .milliseconds(200)]
+    public var order = Order.name
+    /// Shows only groups whose names begin with this, without it. Empty: all.
+    public var groupPrefix = ""
+    /// Most rows; the rest is left out, and said so. Nil: all.
+    public var limit: Int?
+
+    /// A moment, or a time before now.
+    public enum TimeBound: Sendable, Equatable {
+        case unixNano(UInt64)
+        case ago(Duration)
+    }
+
+    public init() {}
+
+    /// Reads parameters as they come from a URL or a command line; names the value, what is allowed, and a remedy.
+    public init(items: [(name: String, value: String)]) throws(HeatmapError) {
+        for (name, value) in items {
+            switch name {
+            case "by": by = value
+            case "quantile": quantile = try Self.quantile(value)
+            case "window": window = try Self.duration(value, name)
+            case "stage": stage = value
+            case "since": since = try Self.bound(value, name)
+            case "until": until = try Self.bound(value, name)
+            case "tz":
+                guard CivilTime(named: value) != nil else {
+                    throw Self.invalid("tz: \"\(value)\" is no zone; give UTC, local, Asia/Shanghai or +08:00")
+                }
+                timeZone = value
+            case "slo": slo = try Self.duration(value, name)
+            case "levels": levels = try Self.levels(value)
+            case "sort":
+                guard let known = Order(rawValue: value) else {
+                    throw Self.invalid("sort: \"\(value)\" is none of name, slowest, count")
+                }
+                order = known
+            case "limit":
+                guard let number = Int(value), number >= 0 else {
+                    throw Self.invalid("limit: \"\(value)\" is no number of rows; 0 shows all")
+                }
+                limit = number == 0 ? nil : number
+            default:
+                throw Self.invalid(
+                    "\"\(name.prefix(64))\" is no parameter; there are by, quantile, window, stage, since, until, tz, slo, "
+                        + "levels, sort and limit")
+            }
+        }
+    }
+
+    private static func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
+
+    /// `0.95`, `95`, `p95` or `P99.9`.
+    private static func quantile(_ text: String) throws(HeatmapError) -> Double {
+        let digits = text.lowercased().hasPrefix("p") ? String(text.dropFirst()) : text
+        guard let number = Double(digits), number > 0, number <= 100 else {
+            throw invalid("quantile: \"\(text)\" is no quantile; give 0.95, 95 or p95")
+        }
+        return number > 1 || digits != text ? number / 100 : number
+    }
+
+    /// `500ms`, `30s`, `5m`, `1h`, `1d`.
+    static func duration(_ text: String, _ name: String) throws(HeatmapError) -> Duration {
+        let units: [(String, Int64)] = [
+            ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000),
+            ("d", 86_400_000_000_000),
+        ]
+        for (unit, nanoseconds) in units where text.hasSuffix(unit) {
+            guard let number = Int64(text.dropLast(unit.count)), number > 0, number < 1_000_000 else { continue }
+            return .nanoseconds(number * nanoseconds)
+        }
+        throw invalid("\(name): \"\(text)\" is no duration; give for example 500ms, 30s, 5m, 1h or 1d")
+    }
+
+    private static func bound(_ text: String, _ name: String) throws(HeatmapError) -> TimeBound {
+        if let moment = CivilTime.parse(text) { return .unixNano(moment) }
+        do { return .ago(try duration(text, name)) } catch {
+            throw invalid("\(name): \"\(text)\" is neither a time (2026-11-23T08:00:00Z) nor a duration before now (4h)")
+        }
+    }
+
+    private static func levels(_ text: String) throws(HeatmapError) -> [Duration] {
+        var levels: [Duration] = []
+        for part in text.split(separator: ",") { levels.append(try duration(String(part), "levels")) }
+        guard levels.count == 3, levels[0] < levels[1], levels[1] < levels[2] else {
+            throw invalid("levels: \"\(text)\"; give three ascending durations, for example 50ms,100ms,200ms")
+        }
+        return levels
+    }
+}

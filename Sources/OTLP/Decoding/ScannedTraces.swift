@@ -1,0 +1,324 @@
+/// What a scan should pick out of a trace request: the attribute keys of interest, for spans and for resources.
+///
+/// Everything else is passed over without being looked at.
+public struct TraceScanInterest: Sendable {
+    /// At most 32 keys for spans and 32 for resources; a scanned attribute names its key by position here.
+    public let spanKeys: [String]
+    public let resourceKeys: [String]
+    let span: KeySet
+    let resource: KeySet
+
+    public init(spanKeys: [String], resourceKeys: [String]) {
+        precondition(spanKeys.count <= 32 && resourceKeys.count <= 32, "a scan looks for at most 32 keys")
+        self.spanKeys = spanKeys
+        self.resourceKeys = resourceKeys
+        span = KeySet(spanKeys)
+        resource = KeySet(resourceKeys)
+    }
+
+    /// Keys laid out for a test by length first: most attributes of a span are ruled out by one bit test.
+    final class KeySet: Sendable {
+        nonisolated(unsafe) let bytes: UnsafeMutablePointer<UInt8>
+        nonisolated(unsafe) let offsets: UnsafeMutablePointer<Int32>
+        let count: Int
+        /// Bit n: some key is n bytes long; the last bit stands for 63 and more.
+        let lengths: UInt64
+
+        init(_ keys: [String]) {
+            let all = keys.map { Array($0.utf8) }
+            bytes = .allocate(capacity: all.reduce(1) { $0 + $1.count })
+            offsets = .allocate(capacity: all.count + 1)
+            count = all.count
+            var at = 0
+            var lengths: UInt64 = 0
+            for (index, key) in all.enumerated() {
+                offsets[index] = Int32(at)
+                for byte in key {
+                    bytes[at] = byte
+                    at += 1
+                }
+                lengths |= 1 << UInt64(min(key.count, 63))
+            }
+            offsets[all.count] = Int32(at)
+            self.lengths = lengths
+        }
+
+        deinit {
+            bytes.deallocate()
+            offsets.deallocate()
+        }
+
+        @inline(__always)
+        func find(_ key: UnsafeRawBufferPointer) -> Int? {
+            guard lengths >> UInt64(min(key.count, 63)) & 1 == 1 else { return nil }
+            return findSlow(key)
+        }
+
+        @inline(__always)
+        private func findSlow(_ key: UnsafeRawBufferPointer) -> Int? {
+            for index in 0..<count {
+                let start = Int(offsets[index])
+                guard Int(offsets[index + 1]) - start == key.count else { continue }
+                if BytesEqual.test(key.baseAddress, UnsafeRawPointer(bytes + start), key.count) { return index }
+            }
+            return nil
+        }
+    }
+}
+
+/// Equality of short byte strings, eight bytes at a time; a call to `memcmp` costs more than the work.
+enum BytesEqual {
+    @inline(__always)
+    static func test(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer, _ count: Int) -> Bool {
+        guard let a else { return count == 0 }
+        var at = 0
+        while at &+ 8 <= count {
+            guard a.loadUnaligned(fromByteOffset: at, as: UInt64.self) == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+            else { return false }
+            at &+= 8
+        }
+        while at < count {
+            guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else { return false }
+            at &+= 1
+        }
+        return true
+    }
+}
+
+/// A run of bytes, either in the scanned message or, when text had to be unescaped, in the scan's own arena.
+public struct ScannedBytes: Sendable, Equatable, BitwiseCopyable {
+    @usableFromInline let start: UInt32
+    /// The top bit says "in the arena".
+    @usableFromInline let lengthAndSource: UInt32
+
+    @inlinable init(start: UInt32, length: UInt32, inArena: Bool) {
+        self.start = start
+        lengthAndSource = length | (inArena ? 0x8000_0000 : 0)
+    }
+
+    @inlinable public init() {
+        start = 0
+        lengthAndSource = 0
+    }
+
+    @inlinable public var count: Int { Int(lengthAndSource & 0x7FFF_FFFF) }
+
+    /// The first `length` bytes.
+    @inlinable public func clipped(to length: Int) -> ScannedBytes {
+        ScannedBytes(start: start, length: UInt32(Swift.min(length, count)), inArena: isInArena)
+    }
+
+    @inlinable var isInArena: Bool { lengthAndSource >> 31 == 1 }
+}
+
+/// One attribute of interest.
+public struct ScannedAttribute: Sendable, BitwiseCopyable {
+    public enum Kind: UInt8, Sendable, BitwiseCopyable { case empty, string, bool, int, double, bytes, other }
+
+    /// Position of the key in `TraceScanInterest.spanKeys` or `.resourceKeys`.
+    public let key: UInt8
+    public let kind: Kind
+    @usableFromInline let bits: UInt64
+
+    @inlinable init(key: UInt8, kind: Kind, bits: UInt64) {
+        self.key = key
+        self.kind = kind
+        self.bits = bits
+    }
+
+    @inlinable public var int: Int64 { Int64(bitPattern: bits) }
+    @inlinable public var bool: Bool { bits != 0 }
+    @inlinable public var double: Double { Double(bitPattern: bits) }
+    /// For strings and bytes.
+    @inlinable public var bytes: ScannedBytes {
+        ScannedBytes(
+            start: UInt32(truncatingIfNeeded: bits), length: UInt32(truncatingIfNeeded: bits >> 32) & 0x7FFF_FFFF,
+            inArena: bits >> 63 == 1)
+    }
+}
+
+/// The fields of one span that a scan keeps. Zero ids and times mean "absent", as on the wire.
+public struct ScannedSpan: Sendable, BitwiseCopyable {
+    public var traceIDHigh: UInt64 = 0
+    public var traceIDLow: UInt64 = 0
+    public var startUnixNano: UInt64 = 0
+    public var endUnixNano: UInt64 = 0
+    public var name = ScannedBytes()
+    /// First of this span's entries in `TraceScan.attributes`.
+    public var firstAttribute: UInt32 = 0
+    public var attributeCount: UInt32 = 0
+    /// Position in `TraceScan.resources`.
+    public var resource: UInt32 = 0
+    /// OTLP's numbers: 0 unspecified, 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
+    public var kind: UInt32 = 0
+}
+
+/// The attributes of interest of one `ResourceSpans`.
+public struct ScannedResource: Sendable, BitwiseCopyable {
+    public var firstAttribute: UInt32 = 0
+    public var attributeCount: UInt32 = 0
+}
+
+/// The result of scanning one request, and the memory it lives in; use it again for the next request.
+///
+/// Not thread-safe. Ranges are valid until the next scan, and only together with the bytes that were scanned.
+public final class TraceScan {
+    public private(set) var spanCount = 0
+    public private(set) var resourceCount = 0
+    private(set) var attributeCount = 0
+
+    private var spanStorage: UnsafeMutablePointer<ScannedSpan>
+    private var spanCapacity = 256
+    private var attributeStorage: UnsafeMutablePointer<ScannedAttribute>
+    private var attributeCapacity = 512
+    private var resourceStorage: UnsafeMutablePointer<ScannedResource>
+    private var resourceCapacity = 16
+    private var arena: UnsafeMutablePointer<UInt8>
+    private var arenaCapacity = 256
+    private(set) var arenaCount = 0
+
+    /// Start of the scanned message.
+    private(set) var base: UnsafeRawPointer
+
+    public init() {
+        spanStorage = .allocate(capacity: spanCapacity)
+        attributeStorage = .allocate(capacity: attributeCapacity)
+        resourceStorage = .allocate(capacity: resourceCapacity)
+        arena = .allocate(capacity: arenaCapacity)
+        base = UnsafeRawPointer(arena)
+    }
+
+    deinit {
+        spanStorage.deallocate()
+        attributeStorage.deallocate()
+        resourceStorage.deallocate()
+        arena.deallocate()
+    }
+
+    public var spans: UnsafeBufferPointer<ScannedSpan> { UnsafeBufferPointer(start: spanStorage, count: spanCount) }
+    public var resources: UnsafeBufferPointer<ScannedResource> {
+        UnsafeBufferPointer(start: resourceStorage, count: resourceCount)
+    }
+    public var attributes: UnsafeBufferPointer<ScannedAttribute> {
+        UnsafeBufferPointer(start: attributeStorage, count: attributeCount)
+    }
+
+    public var retainedBytes: Int {
+        spanCapacity * MemoryLayout<ScannedSpan>.stride + attributeCapacity * MemoryLayout<ScannedAttribute>.stride
+            + resourceCapacity * MemoryLayout<ScannedResource>.stride + arenaCapacity
+    }
+
+    @inline(__always)
+    public func bytes(_ range: ScannedBytes) -> UnsafeRawBufferPointer {
+        let source = range.isInArena ? UnsafeRawPointer(arena) : base
+        return UnsafeRawBufferPointer(start: source + Int(range.start), count: range.count)
+    }
+
+    @inline(__always)
+    public func attributes(of span: ScannedSpan) -> UnsafeBufferPointer<ScannedAttribute> {
+        UnsafeBufferPointer(start: attributeStorage + Int(span.firstAttribute), count: Int(span.attributeCount))
+    }
+
+    public func attributes(of resource: ScannedResource) -> UnsafeBufferPointer<ScannedAttribute> {
+        UnsafeBufferPointer(start: attributeStorage + Int(resource.firstAttribute), count: Int(resource.attributeCount))
+    }
+
+    @inline(__always)
+    public func areEqual(_ a: ScannedBytes, _ b: ScannedBytes) -> Bool {
+        guard a.count == b.count else { return false }
+        let other = bytes(b)
+        guard let start = other.baseAddress else { return true }
+        return BytesEqual.test(bytes(a).baseAddress, start, a.count)
+    }
+
+    public func isEqual(_ range: ScannedBytes, _ expected: [UInt8]) -> Bool {
+        range.count == expected.count && bytes(range).elementsEqual(expected)
+    }
+
+    /// The value as text: strings as they are; numbers and truth values written out into the arena; nil for the rest.
+    @inline(__always)
+    public func text(of attribute: ScannedAttribute) -> ScannedBytes? {
+        attribute.kind == .string ? attribute.bytes : textOfOther(attribute)
+    }
+
+    @inline(never)
+    private func textOfOther(_ attribute: ScannedAttribute) -> ScannedBytes? {
+        switch attribute.kind {
+        case .int: note("\(attribute.int)")
+        case .bool: note(attribute.bool ? "true" : "false")
+        case .double: note("\(attribute.double)")
+        default: nil
+        }
+    }
+
+    /// Puts text of one's own into the arena, so that it can stand where scanned text does.
+    public func note(_ text: String) -> ScannedBytes {
+        let start = arenaCount
+        for byte in text.utf8 { appendToArena(byte) }
+        return arenaRange(from: start)
+    }
+
+    func begin(_ message: UnsafeRawBufferPointer) throws(OTLPDecodingError) {
+        spanCount = 0
+        resourceCount = 0
+        attributeCount = 0
+        arenaCount = 0
+        guard message.count < 0x7FFF_FFFF else {
+            throw OTLPDecodingError(code: .tooLarge, offset: 0, cause: "a message of 2 GiB or more")
+        }
+        base = message.baseAddress ?? UnsafeRawPointer(arena)
+    }
+
+    @inline(__always)
+    func appendSpan(_ span: ScannedSpan) {
+        if spanCount == spanCapacity { growSpans() }
+        (spanStorage + spanCount).initialize(to: span)
+        spanCount &+= 1
+    }
+
+    @inline(__always)
+    func appendAttribute(_ attribute: ScannedAttribute) {
+        if attributeCount == attributeCapacity { growAttributes() }
+        (attributeStorage + attributeCount).initialize(to: attribute)
+        attributeCount &+= 1
+    }
+
+    func appendResource(_ resource: ScannedResource) -> Int {
+        if resourceCount == resourceCapacity {
+            resourceStorage = TraceScan.grow(resourceStorage, count: resourceCount, capacity: &resourceCapacity)
+        }
+        (resourceStorage + resourceCount).initialize(to: resource)
+        resourceCount += 1
+        return resourceCount - 1
+    }
+
+    func setResource(_ index: Int, _ resource: ScannedResource) { resourceStorage[index] = resource }
+
+    func appendToArena(_ byte: UInt8) {
+        if arenaCount == arenaCapacity { arena = TraceScan.grow(arena, count: arenaCount, capacity: &arenaCapacity) }
+        (arena + arenaCount).initialize(to: byte)
+        arenaCount += 1
+    }
+
+    func arenaRange(from start: Int) -> ScannedBytes {
+        ScannedBytes(start: UInt32(start), length: UInt32(arenaCount - start), inArena: true)
+    }
+
+    @inline(never)
+    private func growSpans() { spanStorage = TraceScan.grow(spanStorage, count: spanCount, capacity: &spanCapacity) }
+
+    @inline(never)
+    private func growAttributes() {
+        attributeStorage = TraceScan.grow(attributeStorage, count: attributeCount, capacity: &attributeCapacity)
+    }
+
+    private static func grow<T: BitwiseCopyable>(
+        _ storage: UnsafeMutablePointer<T>, count: Int, capacity: inout Int
+    ) -> UnsafeMutablePointer<T> {
+        let larger = UnsafeMutablePointer<T>.allocate(capacity: capacity * 2)
+        larger.update(from: storage, count: count)
+        storage.deallocate()
+        capacity *= 2
+        return larger
+    }
+}

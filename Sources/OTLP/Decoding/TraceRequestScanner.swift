@@ -1,0 +1,168 @@
+/// Reads an `ExportTraceServiceRequest` in protobuf without building objects.
+///
+/// Only what `TraceScanInterest` names is looked at; the inside of everything else is passed over unread. A field with
+/// an unexpected wire type is unknown and passed over, as in the official decoders. When an attribute key occurs twice,
+/// both are kept, in order.
+///
+/// Numbers below are field tags of opentelemetry-proto 1.x (`number << 3 | wire type`):
+/// request 1 resource_spans; ResourceSpans 1 resource, 2 scope_spans; Resource 1 attributes; ScopeSpans 2 spans;
+/// Span 1 trace_id, 5 name, 6 kind, 7 start, 8 end, 9 attributes; KeyValue 1 key, 2 value.
+public struct TraceRequestScanner: Sendable {
+    public let interest: TraceScanInterest
+
+    public init(interest: TraceScanInterest) { self.interest = interest }
+
+    /// Fills `scan`. When it throws, nothing in `scan` may be used: a request is read whole or not at all.
+    public func scan(protobuf message: UnsafeRawBufferPointer, into scan: TraceScan) throws(OTLPDecodingError) {
+        try scan.begin(message)
+        var request = ProtobufReader(message)
+        while !request.isAtEnd {
+            let tag = try request.tag()
+            if tag == 0x0A {
+                try scanResourceSpans(request.message(), into: scan)
+            } else {
+                try request.skip(tag)
+            }
+        }
+    }
+
+    private func scanResourceSpans(_ reader: ProtobufReader, into scan: TraceScan) throws(OTLPDecodingError) {
+        var reader = reader
+        let resource = scan.appendResource(ScannedResource())
+        // The resource may legally come after its spans, and in several parts: those parts are read on a second pass so
+        // that its attributes stand next to one another.
+        let first = UInt32(scan.attributeCount)
+        var parts = reader
+        while !parts.isAtEnd {
+            let tag = try parts.tag()
+            if tag == 0x0A {
+                try scanResource(parts.message(), into: scan)
+            } else {
+                try parts.skip(tag)
+            }
+        }
+        scan.setResource(
+            resource, ScannedResource(firstAttribute: first, attributeCount: UInt32(scan.attributeCount) - first))
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            if tag == 0x12 {
+                try scanScopeSpans(reader.message(), resource: UInt32(resource), into: scan)
+            } else {
+                try reader.skip(tag)
+            }
+        }
+    }
+
+    private func scanResource(_ reader: ProtobufReader, into scan: TraceScan) throws(OTLPDecodingError) {
+        var reader = reader
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            if tag == 0x0A {
+                try scanAttribute(reader.message(), keys: interest.resource, into: scan)
+            } else {
+                try reader.skip(tag)
+            }
+        }
+    }
+
+    private func scanScopeSpans(
+        _ reader: ProtobufReader, resource: UInt32, into scan: TraceScan
+    ) throws(OTLPDecodingError) {
+        var reader = reader
+        let keys = interest.span
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            if tag == 0x12 {
+                try scanSpan(reader.message(), resource: resource, keys: keys, into: scan)
+            } else {
+                try reader.skip(tag)
+            }
+        }
+    }
+
+    @inline(__always)
+    private func scanSpan(
+        _ reader: ProtobufReader, resource: UInt32, keys: TraceScanInterest.KeySet, into scan: TraceScan
+    ) throws(OTLPDecodingError) {
+        var reader = reader
+        var span = ScannedSpan()
+        span.resource = resource
+        let first = scan.attributeCount
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            switch tag {
+            case 0x4A: try scanAttribute(reader.message(), keys: keys, into: scan)
+            case 0x39: span.startUnixNano = try reader.fixed64()
+            case 0x41: span.endUnixNano = try reader.fixed64()
+            case 0x0A:
+                let id = try reader.bytes()
+                if id.count == 16 {
+                    span.traceIDHigh = UInt64(bigEndian: id.loadUnaligned(fromByteOffset: 0, as: UInt64.self))
+                    span.traceIDLow = UInt64(bigEndian: id.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+                }
+            case 0x2A: span.name = range(try reader.bytes(), in: scan)
+            case 0x30: span.kind = UInt32(truncatingIfNeeded: try reader.varint())
+            default: try reader.skip(tag)
+            }
+        }
+        span.firstAttribute = UInt32(truncatingIfNeeded: first)
+        span.attributeCount = UInt32(truncatingIfNeeded: scan.attributeCount &- first)
+        scan.appendSpan(span)
+    }
+
+    @inline(__always)
+    private func scanAttribute(
+        _ reader: ProtobufReader, keys: TraceScanInterest.KeySet, into scan: TraceScan
+    ) throws(OTLPDecodingError) {
+        var reader = reader
+        var key: Int?
+        var value: ProtobufReader?
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            switch tag {
+            case 0x0A:
+                key = keys.find(try reader.bytes())
+                // Encoders write the key first: an attribute that nobody asked for ends here, its value unread.
+                if key == nil { return }
+            case 0x12: value = try reader.message()
+            default: try reader.skip(tag)
+            }
+        }
+        if let key { try appendValue(value, key: key, into: scan) }
+    }
+
+    private func appendValue(
+        _ reader: ProtobufReader?, key: Int, into scan: TraceScan
+    ) throws(OTLPDecodingError) {
+        var kind = ScannedAttribute.Kind.empty
+        var bits: UInt64 = 0
+        if var reader {
+            while !reader.isAtEnd {
+                let tag = try reader.tag()
+                switch tag {
+                case 0x0A: (kind, bits) = (.string, pack(range(try reader.bytes(), in: scan)))
+                case 0x10: (kind, bits) = (.bool, try reader.varint() != 0 ? 1 : 0)
+                case 0x18: (kind, bits) = (.int, try reader.varint())
+                case 0x21: (kind, bits) = (.double, try reader.fixed64())
+                case 0x3A: (kind, bits) = (.bytes, pack(range(try reader.bytes(), in: scan)))
+                case 0x2A, 0x32:
+                    kind = .other
+                    try reader.skip(tag)
+                default: try reader.skip(tag)
+                }
+            }
+        }
+        scan.appendAttribute(ScannedAttribute(key: UInt8(truncatingIfNeeded: key), kind: kind, bits: bits))
+    }
+
+    @inline(__always)
+    private func range(_ bytes: UnsafeRawBufferPointer, in scan: TraceScan) -> ScannedBytes {
+        guard let start = bytes.baseAddress else { return ScannedBytes() }
+        return ScannedBytes(
+            start: UInt32(truncatingIfNeeded: start - scan.base), length: UInt32(truncatingIfNeeded: bytes.count),
+            inArena: false)
+    }
+}
+
+@inline(__always)
+func pack(_ range: ScannedBytes) -> UInt64 { UInt64(range.lengthAndSource) << 32 | UInt64(range.start) }
