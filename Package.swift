@@ -29,6 +29,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-configuration.git", from: "1.4.0", traits: ["YAML"]),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
         .package(url: "https://github.com/groue/GRDB.swift.git", from: "7.10.0"),
+        .package(url: "https://github.com/jpsim/Yams.git", from: "6.2.2"),
     ],
     targets: [
         // System libraries
@@ -82,25 +83,19 @@ let package = Package(
             ],
             swiftSettings: swiftSettings
         ),
-        .target(
-            name: "PushClient",
-            dependencies: [
-                "CCurl",
-                .product(name: "NIOCore", package: "swift-nio"),
-                .product(name: "NIOPosix", package: "swift-nio"),
-            ],
-            swiftSettings: swiftSettings
-        ),
+        .target(name: "PushClient", dependencies: ["CCurl"], swiftSettings: swiftSettings),
         .executableTarget(
             name: "isotherm",
             dependencies: [
                 "PushServer", "PushPipeline", "PushClient", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "Gzip",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
+                .product(name: "Yams", package: "Yams"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: swiftSettings
         ),
@@ -113,6 +108,8 @@ let package = Package(
         .testTarget(
             name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "OTLP", "TestSupport"],
             swiftSettings: swiftSettings),
+        .testTarget(
+            name: "PushClientTests", dependencies: ["PushClient", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
             name: "EventStreamsTests",
             dependencies: ["EventStreams", "TestSupport", .product(name: "GRDB", package: "GRDB.swift")],

@@ -110,8 +110,8 @@ extension HeatmapGrid {
         }
         guard let civil = CivilTime(named: query.timeZone) else { throw invalid("tz: \"\(query.timeZone)\" is no zone") }
         let base = Int64(engine.windowNano / 1_000_000_000)
-        let length = query.window.map { Int64($0.nanoseconds / 1_000_000_000) } ?? base
-        guard length >= base, length % base == 0, (query.window?.nanoseconds ?? 0) % 1_000_000_000 == 0 else {
+        let asked = query.window.map { Int64($0.nanoseconds / 1_000_000_000) }
+        guard (asked ?? base) >= base, (asked ?? base) % base == 0, (query.window?.nanoseconds ?? 0) % 1_000_000_000 == 0 else {
             throw invalid("window: \(query.window ?? .zero) is not a multiple of \(base)s, the length of the windows kept")
         }
 
@@ -128,9 +128,11 @@ extension HeatmapGrid {
         }
         let until = query.until.map(second) ?? .max
         let last = indices.last { $0 * base < until } ?? 0
-        let since = query.since.map(second) ?? (last * base - 59 * length)
+        let isWhole = query.since == nil && settings.lateness == nil
+        let since = query.since.map(second) ?? (isWhole ? .min / 2 : last * base - 59 * (asked ?? base))
         guard since < until else { throw invalid("since: the range ends before it begins") }
         let chosen = indices.filter { ($0 + 1) * base > since && $0 * base < until }
+        let length = asked ?? Self.length(for: ((chosen.last ?? 0) - (chosen.first ?? 0) + 1) * base, base: base)
         if let first = chosen.first, let last = chosen.last, (last - first) * base / length >= HeatmapQuery.maxWindows {
             throw invalid(
                 "window: \((last - first) * base / length + 1) windows are more than \(HeatmapQuery.maxWindows); "
@@ -182,6 +184,13 @@ extension HeatmapGrid {
             levels: query.levels.map(\.nanoseconds), sloNano: (query.slo ?? query.levels[2]).nanoseconds,
             groupBy: settings.groupBy, timeZone: query.timeZone,
             overflowed: all.contains { $0.group == NameTable.overflowName } ? overflowed : 0, civil: civil)
+    }
+
+    /// The shortest usual length that gives at most 60 columns.
+    private static func length(for range: Int64, base: Int64) -> Int64 {
+        let usual: [Int64] = [60, 300, 900, 3_600, 21_600, 86_400]
+        if range / base <= 60 { return base }
+        return usual.first { $0 % base == 0 && range / $0 <= 60 } ?? (range / 60 / 86_400 + 1) * 86_400
     }
 
     private struct Builder {

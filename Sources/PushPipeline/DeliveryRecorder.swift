@@ -27,18 +27,32 @@ public final class DeliveryRecorder {
     private var events: [StoredEvent] = []
     private var tenant = ""
     private var startedAt = Clock.now()
-    private var byGroup: [GroupDeliveries] = []
+    private var byGroup: [Deliveries] = []
     private var touched: [Int] = []
+    private var single: [SingleKey: SingleDeliveries] = [:]
     private var latencies: [UInt64] = []
     private var isTraced = false
     private var instruments: [InstrumentKey: Instruments] = [:]
     private var random = SplitMix(seed: UInt64.random(in: .min ... .max))
 
-    /// The deliveries of one broadcast to one group, in the order in which they were made.
-    private struct GroupDeliveries {
+    /// Deliveries of one event to one group, in the order in which they were made.
+    private struct Deliveries {
         var writtenUnixNano: [UInt64] = []
         /// One for each time, for the spans; empty when no span is wanted.
         var devices: [String?] = []
+    }
+
+    private struct SingleKey: Hashable {
+        let tenant: String
+        let offset: UInt64
+        let group: Int
+        let isReplay: Bool
+    }
+
+    private struct SingleDeliveries {
+        let event: StoredEvent
+        let startedAt: Instant
+        var deliveries = Deliveries()
     }
 
     private struct InstrumentKey: Hashable {
@@ -105,7 +119,7 @@ public final class DeliveryRecorder {
 
     func delivered(to connection: LiveConnection) {
         let group = Int(connection.group)
-        while group >= byGroup.count { byGroup.append(GroupDeliveries()) }
+        while group >= byGroup.count { byGroup.append(Deliveries()) }
         if byGroup[group].writtenUnixNano.isEmpty { touched.append(group) }
         byGroup[group].writtenUnixNano.append(Clock.now().unixNano)
         if isTraced { byGroup[group].devices.append(connection.subscription.device) }
@@ -115,7 +129,7 @@ public final class DeliveryRecorder {
         for group in touched {
             let instruments = instruments(tenant: tenant, group: group)
             instruments.delivered.add(UInt64(byGroup[group].writtenUnixNano.count * events.count))
-            for event in events { account(event, group, instruments) }
+            for event in events { account(event, byGroup[group], instruments, isReplay: false) }
             byGroup[group].writtenUnixNano.removeAll(keepingCapacity: true)
             byGroup[group].devices.removeAll(keepingCapacity: true)
         }
@@ -124,33 +138,36 @@ public final class DeliveryRecorder {
     }
 
     /// One event to one group.
-    private func account(_ event: StoredEvent, _ group: Int, _ instruments: Instruments) {
+    private func account(
+        _ event: StoredEvent, _ deliveries: Deliveries, _ instruments: Instruments, isReplay: Bool
+    ) {
         latencies.removeAll(keepingCapacity: true)
-        for written in byGroup[group].writtenUnixNano {
+        for written in deliveries.writtenUnixNano {
             latencies.append(written > event.acceptedUnixNano ? written - event.acceptedUnixNano : 0)
         }
         // The last one sent is the last one written: the times only grow.
-        let ended = byGroup[group].writtenUnixNano[latencies.count - 1]
+        let ended = deliveries.writtenUnixNano[latencies.count - 1]
         let parent = event.parent
         let traceID = parent.map { (high: $0.traceID.high, low: $0.traceID.low) }
         latencies.withUnsafeBufferPointer { latencies in
             heatmap.recordBatch(
-                stage: deliverStage, group: instruments.heatmapGroup, endUnixNano: ended, latencies: latencies,
-                slowestTraceID: traceID)
-            instruments.deliverDuration.recordBatch(nanoseconds: latencies)
+                stage: isReplay ? replayStage : deliverStage, group: instruments.heatmapGroup, endUnixNano: ended,
+                latencies: latencies, slowestTraceID: traceID)
+            (isReplay ? instruments.replayDuration : instruments.deliverDuration).recordBatch(nanoseconds: latencies)
         }
-        recordParts(event, count: latencies.count, endedUnixNano: ended, instruments)
+        if !isReplay { recordParts(event, count: latencies.count, endedUnixNano: ended, instruments) }
         guard isTraced, let parent, parent.isSampled else { return }
+        let stage: StaticString = isReplay ? "replay" : "deliver"
+        func span(_ index: Int, isSummarised: Bool) {
+            deliverSpan(event, parent, instruments, stage, deliveries, at: index, isSummarised: isSummarised)
+        }
         if policy == .all || latencies.count <= 3 {
-            for index in latencies.indices {
-                deliverSpan(event, parent, instruments, at: index, of: group, isSummarised: false)
-            }
+            for index in latencies.indices { span(index, isSummarised: false) }
             return
         }
-        summarySpan(event, parent, instruments, endedUnixNano: ended)
-        deliverSpan(event, parent, instruments, at: latencies.count - 1, of: group, isSummarised: true)
-        let any = Int.random(in: 0..<latencies.count - 1, using: &random)
-        deliverSpan(event, parent, instruments, at: any, of: group, isSummarised: true)
+        summarySpan(event, parent, instruments, stage, endedUnixNano: ended)
+        span(latencies.count - 1, isSummarised: true)
+        span(Int.random(in: 0..<latencies.count - 1, using: &random), isSummarised: true)
     }
 
     /// What every one of these deliveries waited for before the broadcast began: the gateway's checks, and the log. The
@@ -172,37 +189,54 @@ public final class DeliveryRecorder {
 
     // MARK: Single deliveries
 
-    func delivered(_ events: [StoredEvent], to subscription: Subscription) {
-        delivered(
-            events, tenant: subscription.tenant.channel.tenant.name, group: subscription.group,
-            device: subscription.device, connectedUnixNano: subscription.connectedUnixNano)
+    /// Events that one device has got while it caught up, or with several topics. True when `flush` must follow: what
+    /// other devices get in the same turn of the loop is accounted for together.
+    func delivered(_ events: [StoredEvent], to subscription: Subscription) -> Bool {
+        guard !events.isEmpty else { return false }
+        let isFirst = single.isEmpty
+        let tenant = subscription.tenant.channel.tenant.name
+        instruments(tenant: tenant, group: subscription.group).delivered.add(UInt64(events.count))
+        note(
+            events, tenant, subscription.group, device: subscription.device,
+            connectedUnixNano: subscription.connectedUnixNano)
+        return isFirst
     }
 
-    /// Events that one device has got while it caught up.
+    /// The same for deliveries that no loop makes; accounted for at once.
     public func delivered(
         _ events: [StoredEvent], tenant: String, group: Int, device: String?, connectedUnixNano: UInt64
     ) {
         guard !events.isEmpty else { return }
-        self.tenant = tenant
+        instruments(tenant: tenant, group: group).delivered.add(UInt64(events.count))
+        note(events, tenant, group, device: device, connectedUnixNano: connectedUnixNano)
+        flush()
+    }
+
+    private func note(
+        _ events: [StoredEvent], _ tenant: String, _ group: Int, device: String?, connectedUnixNano: UInt64
+    ) {
         let now = Clock.now()
-        let instruments = instruments(tenant: tenant, group: group)
-        instruments.delivered.add(UInt64(events.count))
+        let wantsDevices = policy != .none && tracer.isRecording
         for event in events {
-            let latency = now.unixNano > event.acceptedUnixNano ? now.unixNano - event.acceptedUnixNano : 0
-            let isReplay = event.acceptedUnixNano < connectedUnixNano
-            let parent = event.parent
-            heatmap.record(
-                stage: isReplay ? replayStage : deliverStage, group: instruments.heatmapGroup,
-                endUnixNano: now.unixNano, latencyNano: latency,
-                traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
-            (isReplay ? instruments.replayDuration : instruments.deliverDuration).record(nanoseconds: latency)
-            guard policy != .none, let parent, parent.isSampled else { continue }
-            let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: now)
-            describe(span, event, instruments, isReplay ? "replay" : "deliver")
-            if let device { span.setAttribute("device.id", device) }
-            span.setAttribute("isotherm.latency_ns", Int64(clamping: latency))
-            span.end(at: now)
+            let key = SingleKey(
+                tenant: tenant, offset: event.offset, group: group,
+                isReplay: event.acceptedUnixNano < connectedUnixNano)
+            var entry = single.removeValue(forKey: key) ?? SingleDeliveries(event: event, startedAt: now)
+            entry.deliveries.writtenUnixNano.append(now.unixNano)
+            if wantsDevices { entry.deliveries.devices.append(device) }
+            single[key] = entry
         }
+    }
+
+    func flush() {
+        isTraced = policy != .none && tracer.isRecording
+        for (key, entry) in single {
+            tenant = key.tenant
+            startedAt = entry.startedAt
+            account(
+                entry.event, entry.deliveries, instruments(tenant: key.tenant, group: key.group), isReplay: key.isReplay)
+        }
+        single.removeAll(keepingCapacity: true)
     }
 
     /// A device's own word that it has received an event.
@@ -218,27 +252,28 @@ public final class DeliveryRecorder {
     // MARK: Spans
 
     private func deliverSpan(
-        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, at index: Int, of group: Int,
-        isSummarised: Bool
+        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, _ stage: StaticString,
+        _ deliveries: Deliveries, at index: Int, isSummarised: Bool
     ) {
         let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
-        describe(span, event, instruments, "deliver")
-        if let device = byGroup[group].devices[index] { span.setAttribute("device.id", device) }
+        describe(span, event, instruments, stage)
+        if let device = deliveries.devices[index] { span.setAttribute("device.id", device) }
         if isSummarised { span.setAttribute("isotherm.summarised", true) }
         span.setAttribute("isotherm.latency_ns", Int64(clamping: latencies[index]))
-        span.end(at: Instant(unixNano: byGroup[group].writtenUnixNano[index]))
+        span.end(at: Instant(unixNano: deliveries.writtenUnixNano[index]))
     }
 
     /// Stands for all deliveries of one event to one group: whoever receives it gets the distribution itself, so that a
     /// heatmap behind a collector counts every delivery though only three spans were sent.
     private func summarySpan(
-        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, endedUnixNano: UInt64
+        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, _ stage: StaticString,
+        endedUnixNano: UInt64
     ) {
         let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
         guard span.isRecording else { return }
         var sketch = Sketch()
         latencies.withUnsafeBufferPointer { sketch.insert(contentsOf: $0) }
-        describe(span, event, instruments, "deliver")
+        describe(span, event, instruments, stage)
         span.setAttribute("isotherm.deliveries", latencies.count)
         span.setAttribute("isotherm.latency_p50_ns", Int64(clamping: sketch.quantile(0.5) ?? 0))
         span.setAttribute("isotherm.latency_p95_ns", Int64(clamping: sketch.quantile(0.95) ?? 0))

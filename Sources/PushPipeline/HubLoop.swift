@@ -225,7 +225,7 @@ public final class HubLoop: @unchecked Sendable {
             waiting[ObjectIdentifier(subscription)] = nil
             guard isWritten, subscription.state == .waitingForSocket else { return }
             subscription.lastSendUnixNano = Clock.now().unixNano
-            recorder.delivered(events, to: subscription)
+            record(events, to: subscription)
             subscription.state = .catchingUp
             subscription.waitingSinceUnixNano = 0
             advance(subscription)
@@ -375,11 +375,15 @@ public final class HubLoop: @unchecked Sendable {
         }
         if sent == bytes.count {
             subscription.lastSendUnixNano = Clock.now().unixNano
-            recorder.delivered(events, to: subscription)
+            record(events, to: subscription)
             return true
         }
         take(subscription, over: bytes.dropFirst(max(0, sent)), carrying: events)
         return false
+    }
+
+    private func record(_ events: [StoredEvent], to subscription: Subscription) {
+        if recorder.delivered(events, to: subscription) { loop.execute { self.recorder.flush() } }
     }
 
     /// Followers send in the order of the log, over all their topics, at most once in a join interval.

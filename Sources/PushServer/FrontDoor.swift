@@ -140,7 +140,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             return true
         }
         if head.method == "GET", head.path == "/v1/events" || head.path.hasPrefix("/v1/events/"),
-            head.contentLength ?? 0 == 0, let accept = head.first("accept"), accept.contains("text/event-stream")
+            head.contentLength ?? 0 == 0, let query = QueryString(head.query),
+            RequestFields(query: query, field: { head.first($0) }).wantsStream
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
             openStream(head, context)

@@ -42,7 +42,8 @@ struct HeatmapRoutes {
     private func respond(to request: Request, as form: Form) throws -> Response {
         let fields = try RequestFields(request)
         let prefix = try core.heatmapPrefix(fields)
-        let items = fields.query.items.filter { $0.name != "token" && $0.name != "width" && $0.name != "format" }
+        // Of the request and of the text's form, not of the grid.
+        let items = fields.query.items.filter { !["token", "width", "style"].contains($0.name) }
         let grid: HeatmapGrid
         do {
             var query = try HeatmapQuery(items: items)
@@ -55,7 +56,8 @@ struct HeatmapRoutes {
         switch form {
         case .text:
             let width = fields.query.first("width").flatMap { Int($0) } ?? 100
-            bytes = Array(HeatmapText.render(grid, width: min(max(width, 40), 1_000)).utf8)
+            let style = fields.query.first("style").flatMap { HeatmapText.Style(rawValue: $0) } ?? .plain
+            bytes = Array(HeatmapText.render(grid, width: min(max(width, 40), 1_000), style: style).utf8)
         case .csv: bytes = Array(HeatmapCSV.render(grid).utf8)
         case .json: bytes = Array(HeatmapJSON.render(grid).utf8)
         case .html: bytes = Array(HeatmapHTML.render(grid).utf8)

@@ -21,7 +21,7 @@ struct ListenRoute {
         let wanted = try fields.subscription(
             pathTopic: pathTopic, tenant: tenant, maxTopics: core.configuration.delivery.maxTopicsPerConnection)
         let channel = try core.channel(for: tenant)
-        if request.headers[.accept]?.contains("text/event-stream") == true {
+        if fields.wantsStream {
             return try stream(request, wanted, channel)
         }
         return try await poll(fields, wanted, channel)

@@ -119,7 +119,6 @@ public final class PushServer: Service {
         let upkeep = listener.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
             diskThreads.submit { _ in heatmap.maintain() }
         }
-        defer { upkeep.cancel() }
         await withGracefulShutdownHandler {
             await withDiscardingTaskGroup { group in
                 for await connection in connections {
@@ -137,6 +136,7 @@ public final class PushServer: Service {
                 self.ordinary.continuation.finish()
             }
         }
+        upkeep.cancel()
         await close()
     }
 

@@ -20,6 +20,14 @@ struct RequestFields {
         return TraceContext.parse(traceparent: traceparent, tracestate: field("tracestate"))
     }
 
+    /// Whether a GET of events asks for an event stream: it says so, or, like curl, it takes anything and gives none of
+    /// the long poll's parameters.
+    var wantsStream: Bool {
+        let accept = field("accept") ?? "*/*"
+        if accept.contains("text/event-stream") { return true }
+        return accept == "*/*" && query.first("after") == nil && query.first("limit") == nil && query.first("wait") == nil
+    }
+
     var authorization: String? { field("authorization") }
     var token: String? { query.first("token") }
 

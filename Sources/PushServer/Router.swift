@@ -181,7 +181,7 @@ struct ProblemMiddleware: RouterMiddleware {
         let path = request.uri.path
         if path.hasPrefix("/v1/events") {
             if request.method == .post { return .publish }
-            return request.headers[.accept]?.contains("text/event-stream") == true ? .listen : .poll
+            return (try? RequestFields(request))?.wantsStream == true ? .listen : .poll
         }
         if path.hasPrefix("/heatmap") { return .heatmap }
         return switch path {

@@ -1,6 +1,6 @@
 /// The report for a terminal.
 public enum HeatmapText {
-    public enum Style: Sendable {
+    public enum Style: String, Sendable, CaseIterable {
         /// Numbers and letters only.
         case plain
         /// With colours, for terminals that have them.
@@ -12,7 +12,9 @@ public enum HeatmapText {
     /// Rows beyond this many are left out and counted; `limit` in the query, or the other forms, show them.
     public static let maxRows = 200
 
-    private static let cellWidth = 8
+    /// Room for a value, its level, and the window's label above it.
+    private static func cellWidth(_ grid: HeatmapGrid) -> Int { showsSeconds(grid) ? 10 : 8 }
+    private static func showsSeconds(_ grid: HeatmapGrid) -> Bool { grid.windowSeconds % 60 != 0 }
     private static let countWidth = 8
     private static let minGroupWidth = 12
 
@@ -24,6 +26,7 @@ public enum HeatmapText {
             return "\(grid.quantileName) push latency (\(grid.stage)): no latencies in this range yet\n"
         }
         let rows = Array(grid.rows.prefix(maxRows))
+        let cellWidth = cellWidth(grid)
         let hasStages = width >= 80 && rows.contains { !$0.total.stages.isEmpty }
         let stageWidth = hasStages ? 15 : 0
         let longest = rows.reduce(5) { max($0, TextWidth.of($1.group)) }
@@ -38,7 +41,7 @@ public enum HeatmapText {
         lines.append(header)
         for row in rows {
             var line = TextWidth.fit(row.group, groupWidth)
-            for cell in row.cells[first...] { line += render(cell, style) }
+            for cell in row.cells[first...] { line += render(cell, style, cellWidth) }
             line += TextWidth.right(Figures.short(row.total.count), countWidth)
             if hasStages, let worst = row.total.stages.max(by: { $0.share < $1.share }) {
                 line += "  \(worst.stage) \(Int((worst.share * 100).rounded()))%"
@@ -86,7 +89,7 @@ public enum HeatmapText {
     static func range(_ grid: HeatmapGrid) -> String {
         guard let first = grid.windows.first, let last = grid.windows.last else { return "" }
         let civil = grid.civil
-        let seconds = grid.windowSeconds % 60 != 0
+        let seconds = showsSeconds(grid)
         let startDay = civil.date(first.start)
         let endDay = civil.date(last.end)
         let zone = civil.offsetText(last.end)
@@ -99,7 +102,7 @@ public enum HeatmapText {
         grid.windows[first...].map { window in
             grid.windowSeconds >= 86_400
                 ? grid.civil.monthAndDay(window.start)
-                : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0)
+                : grid.civil.time(window.start, withSeconds: showsSeconds(grid))
         }
     }
 
@@ -125,8 +128,8 @@ public enum HeatmapText {
 
     // MARK: A cell
 
-    /// Right-aligned in eight columns: value, level, revised.
-    private static func render(_ cell: HeatmapGrid.Cell?, _ style: Style) -> String {
+    /// Right-aligned: value, level, revised.
+    private static func render(_ cell: HeatmapGrid.Cell?, _ style: Style, _ cellWidth: Int) -> String {
         guard let cell else { return TextWidth.right("·", cellWidth - 3) + "   " }
         let revised = cell.state == .revised ? "*" : " "
         guard cell.count >= HeatmapGrid.noSample else { return TextWidth.right("--", cellWidth - 3) + "  " + revised }

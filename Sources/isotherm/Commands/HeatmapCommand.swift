@@ -1,0 +1,222 @@
+import ArgumentParser
+import Foundation
+import Gzip
+import LatencyHeatmap
+import OTLP
+import PushClient
+
+struct HeatmapCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "heatmap",
+        abstract: "Render latencies per group and window, from a running server or from OTLP files.",
+        discussion: """
+              isotherm heatmap http://127.0.0.1:8080                    a running server
+              isotherm heatmap http://127.0.0.1:8080 --watch 2s         again and again
+              isotherm heatmap traces.json traces.pb.gz --by service.name --format html --output report.html
+              zcat traces.json.gz | isotherm heatmap - --name checkout --quantile p99
+
+            Files are those of the Collector's file exporter: OTLP as JSON lines or as protobuf, plain or gzip. A span's
+            latency is isotherm.latency_ns if it has that attribute, its duration otherwise.
+            """)
+
+    enum Format: String, CaseIterable, ExpressibleByArgument {
+        case text, csv, html, json
+        var fileExtension: String { self == .text ? "txt" : rawValue }
+    }
+
+    enum Kind: String, CaseIterable, ExpressibleByArgument {
+        case `internal`, server, client, producer, consumer
+        var number: UInt32 { UInt32(Self.allCases.firstIndex(of: self) ?? 0) + 1 }
+    }
+
+    @Argument(help: "A server's URL, OTLP files, or - for standard input.")
+    var sources: [String]
+
+    @Option(help: ArgumentHelp("How to show it.", valueName: "form"))
+    var format = Format.text
+
+    @Option(help: ArgumentHelp("Attribute that names the groups. Default device.group, else service.name.", valueName: "key"))
+    var by: String?
+
+    @Option(help: ArgumentHelp("p50, p99.9, 0.95. Default p95.", valueName: "q"))
+    var quantile: String?
+
+    @Option(help: ArgumentHelp("Length of a column: 30s, 5m, 1h, 1d.", valueName: "duration"))
+    var window: String?
+
+    @Option(help: ArgumentHelp("produce, gateway, stream, deliver, receive, replay; span for other programs'.", valueName: "name"))
+    var stage: String?
+
+    @Option(help: ArgumentHelp("Begin: 2026-11-23T08:00:00Z, or 4h before now.", valueName: "time"))
+    var since: String?
+
+    @Option(help: ArgumentHelp("End, in the same forms.", valueName: "time"))
+    var until: String?
+
+    @Option(help: ArgumentHelp("UTC, local, Asia/Shanghai, +08:00. Default UTC.", valueName: "zone"))
+    var tz: String?
+
+    @Option(help: ArgumentHelp("Threshold that is counted in CSV and HTML. Default 200ms.", valueName: "duration"))
+    var slo: String?
+
+    @Option(help: ArgumentHelp("Where yellow, orange and red begin. Default 50ms,100ms,200ms.", valueName: "list"))
+    var levels: String?
+
+    @Option(help: ArgumentHelp("name, slowest or count. Default name.", valueName: "order"))
+    var sort: String?
+
+    @Option(help: ArgumentHelp("Most rows; 0 shows all.", valueName: "n"))
+    var limit: String?
+
+    @Option(help: ArgumentHelp("Of files: only spans with this name.", valueName: "name"))
+    var name: String?
+
+    @Option(help: ArgumentHelp("Of files: only internal, server, client, producer or consumer spans.", valueName: "kind"))
+    var kind: Kind?
+
+    @Option(help: ArgumentHelp("Of files: only spans of this service.name.", valueName: "name"))
+    var service: String?
+
+    @Option(name: .shortAndLong, help: ArgumentHelp("Write to a file.", valueName: "path"))
+    var output: String?
+
+    @Option(help: ArgumentHelp("Show it again after this time, until interrupted.", valueName: "duration"))
+    var watch: String?
+
+    @Option(help: ArgumentHelp("Columns of the text. Default: the terminal's.", valueName: "n"))
+    var width: Int?
+
+    @Flag(help: "Levels as 🟢🟡🟠🔴.")
+    var emoji = false
+
+    @Option(help: ArgumentHelp("Bearer token for a server. Default $ISOTHERM_TOKEN.", valueName: "token"))
+    var token: String?
+
+    private var isRemote: Bool { sources.contains { $0.hasPrefix("http://") || $0.hasPrefix("https://") } }
+
+    func validate() throws {
+        guard !sources.isEmpty else { throw ValidationError("Name a server's URL, OTLP files, or -.") }
+        if isRemote, sources.count > 1 { throw ValidationError("One server at a time, and not together with files.") }
+        if isRemote, name != nil || kind != nil || service != nil {
+            throw ValidationError("--name, --kind and --service are for files; a server has counted its spans already.")
+        }
+        if watch != nil, sources.contains("-") { throw ValidationError("--watch cannot read standard input again.") }
+        if let width, width < 40 { throw ValidationError("--width \(width) is less than 40 columns.") }
+    }
+
+    func run() async throws {
+        StopSignal.install()
+        let interval: Duration?
+        do {
+            interval = try watch.map { text throws(SettingError) in try Values.duration(text) }
+        } catch {
+            throw ValidationError("--watch: \(error)")
+        }
+        repeat {
+            let report: String
+            do { report = isRemote ? try fetch() : try renderFiles() } catch let error as HeatmapError {
+                Terminal.note("Error: --\(error.cause)")
+                throw ExitCode(64)
+            } catch let error as SettingError {
+                Terminal.note("Error: \(error)")
+                throw ExitCode.failure
+            }
+            if let output {
+                do { try Data(report.utf8).write(to: URL(fileURLWithPath: output), options: .atomic) } catch {
+                    Terminal.note("Error: \(output) cannot be written: \(error.localizedDescription)")
+                    throw ExitCode.failure
+                }
+            } else {
+                if interval != nil, Terminal.isTerminal(STDOUT_FILENO) { Terminal.print("\u{1B}[2J\u{1B}[H") }
+                Terminal.print(report)
+            }
+            if let interval { try? await Task.sleep(for: interval) }
+        } while interval != nil && !StopSignal.isSet
+    }
+
+    private var items: [(name: String, value: String)] {
+        [
+            ("by", by), ("quantile", quantile), ("window", window), ("stage", stage), ("since", since), ("until", until),
+            ("tz", tz), ("slo", slo), ("levels", levels), ("sort", sort), ("limit", limit),
+        ].compactMap { name, value in value.map { (name, $0) } }
+    }
+
+    private var style: HeatmapText.Style { emoji ? .emoji : Terminal.hasColour && output == nil ? .ansi : .plain }
+
+    // MARK: A running server
+
+    private func fetch() throws -> String {
+        var base = sources[0]
+        while base.hasSuffix("/") { base.removeLast() }
+        if base.hasSuffix("/heatmap") { base.removeLast("/heatmap".count) }
+        var query = items.map { ($0.name, $0.value) }
+        if format == .text {
+            query.append(("width", "\(width ?? Terminal.width)"))
+            query.append(("style", style.rawValue))
+        }
+        var headers: [(String, String)] = []
+        if let token = token ?? ServerOptions.variable("ISOTHERM_TOKEN") {
+            headers.append(("Authorization", "Bearer \(token)"))
+        }
+        let url = "\(base)/heatmap.\(format.fileExtension)\(Query.text(query))"
+        let response: HTTPResponse
+        do { response = try HTTPClient().get(url, headers: headers) } catch { throw SettingError(error.cause) }
+        guard response.status == 200 else { throw SettingError(PublishCommand.problem(response)) }
+        return String(decoding: response.body, as: UTF8.self)
+    }
+
+    // MARK: Files
+
+    private func renderFiles() throws -> String {
+        let query = try HeatmapQuery(items: items)
+        var configuration = HeatmapConfiguration.files()
+        configuration.filter = SpanFilter(name: name, kind: kind?.number, service: service)
+        if let by { configuration.groupBy = [by] }
+        // Windows as short as a column, so that columns shorter than a minute are possible.
+        if let window = query.window, window < .seconds(60) || window.components.seconds % 60 != 0 {
+            configuration.window = window
+        }
+        let engine = try HeatmapEngine(configuration: configuration)
+        for source in sources { try read(source, into: engine) }
+        let ledger = engine.ledger
+        if ledger.counted < ledger.received || ledger.received == 0 { Terminal.note("\(ledger)") }
+        let grid = try engine.snapshot(query: query)
+        switch format {
+        case .text: return HeatmapText.render(grid, width: width ?? Terminal.width, style: style)
+        case .csv: return HeatmapCSV.render(grid)
+        case .html: return HeatmapHTML.render(grid)
+        case .json: return HeatmapJSON.render(grid)
+        }
+    }
+
+    private static let maxFileBytes = 2 << 30
+
+    private func read(_ source: String, into engine: HeatmapEngine) throws {
+        var bytes: [UInt8]
+        if source == "-" {
+            bytes = Array(FileHandle.standardInput.readDataToEndOfFile())
+        } else {
+            guard let data = FileManager.default.contents(atPath: source) else {
+                throw SettingError("\(source) cannot be read; give a server's URL, OTLP files, or -")
+            }
+            bytes = Array(data)
+        }
+        if Gzip.isGzip(bytes) {
+            do { bytes = try Gzip.decompress(bytes, limit: Self.maxFileBytes) } catch {
+                throw SettingError("\(source): the gzip data cannot be read: \(error)")
+            }
+        }
+        do {
+            try bytes.withUnsafeBytes { bytes in
+                for message in try OTLPFile(bytes).messages {
+                    switch message {
+                    case .json(let range): try engine.ingest(json: UnsafeRawBufferPointer(rebasing: bytes[range]))
+                    case .protobuf(let range): try engine.ingest(protobuf: UnsafeRawBufferPointer(rebasing: bytes[range]))
+                    }
+                }
+            }
+        } catch {
+            throw SettingError("\(source) is not OTLP (JSON lines or protobuf): \(error)")
+        }
+    }
+}

@@ -1,0 +1,28 @@
+import ArgumentParser
+import Telemetry
+
+@main
+struct Isotherm: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "isotherm",
+        abstract: "Push events to devices, and see where every millisecond goes.",
+        discussion: """
+            Start with a look:
+
+              isotherm demo                                  a server, a fleet and a heatmap, in half a minute
+
+            Then run it:
+
+              isotherm serve                                 on 127.0.0.1:8080, keeping events in ./isotherm-data
+              isotherm listen orders --group iOS-15+         be a device
+              isotherm publish orders '{"a":1}'              be a producer
+              isotherm heatmap http://127.0.0.1:8080         see where it is slow
+
+            Data goes to standard output, everything else to standard error. The exit status is 0 for success, 1 for a
+            failure and 64 for wrong usage.
+            """,
+        version: TelemetrySDK.version,
+        subcommands: [
+            ServeCommand.self, DemoCommand.self, HeatmapCommand.self, PublishCommand.self, ListenCommand.self,
+        ])
+}

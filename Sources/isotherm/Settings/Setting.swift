@@ -1,0 +1,162 @@
+import EventStreams
+import LatencyHeatmap
+import PushPipeline
+import PushServer
+
+/// One key of the configuration: how it is written, what it means, where its value goes.
+struct Setting {
+    /// Dots separate the levels of the file. The environment has it in capitals, with underscores, after `ISOTHERM_`.
+    let key: String
+    let help: String
+    let apply: (inout PushServerConfiguration, String) throws(SettingError) -> Void
+    let show: (PushServerConfiguration) -> String
+
+    var environmentName: String { "ISOTHERM_" + key.uppercased().replacing(".", with: "_") }
+
+    /// All settings but those of single tenants and topics, in the order of the documentation.
+    static func all() -> [Setting] {
+        [
+            Setting("listen", "address to listen on") { configuration, text throws(SettingError) in
+                (configuration.host, configuration.port) = try Values.address(text)
+            } show: {
+                $0.host.contains(":") ? "[\($0.host)]:\($0.port)" : "\($0.host):\($0.port)"
+            },
+            Setting("data", "directory of the log") { configuration, text throws(SettingError) in
+                configuration.store.directory = text
+            } show: {
+                $0.store.directory
+            },
+            .integer("threads", \.eventLoopThreads, "threads that serve connections; default one per core"),
+            .duration("head_timeout", \.headTimeout, "longest wait for a connection's first request"),
+            .duration("idle_timeout", \.idleTimeout, "longest time without a request on an ordinary connection"),
+            .bytes("max_head_bytes", \.maxHeadBytes, "largest request head"),
+            .list("allowed_origins", \.allowedOrigins, "origins whose pages may listen; * for any"),
+
+            .bytes("gateway.max_event_bytes", \.gateway.maxEventBytes, "largest event"),
+            .bytes("gateway.max_batch_bytes", \.gateway.maxBatchBytes, "largest body of a batch"),
+            .integer("gateway.max_batch_events", \.gateway.maxBatchEvents, "most events of a batch"),
+            .choice(
+                "gateway.durability", \.gateway.durability, "before the 202: memory, written (survives a crash of the "
+                    + "process) or fsync (survives power failure)"),
+            .bool("gateway.allow_anonymous", \.gateway.allowsAnonymous, "no tokens although the address is public"),
+            .number("gateway.quota.events_per_second", \.gateway.defaultQuota.eventsPerSecond, "open tenant; 0: no limit"),
+            .optionalNumber("gateway.quota.event_burst", \.gateway.defaultQuota.eventBurst, "default one second's worth"),
+            .number("gateway.quota.bytes_per_second", \.gateway.defaultQuota.bytesPerSecond, "open tenant; 0: no limit"),
+            .optionalNumber("gateway.quota.byte_burst", \.gateway.defaultQuota.byteBurst, "default one second's worth"),
+            .integer("gateway.quota.connections", \.gateway.defaultQuota.connections, "open tenant; 0: no limit"),
+
+            .choice(
+                "delivery.spans", \.delivery.spans,
+                "deliveries exported as spans: summary (per event and group, with the slowest and a random one), all, none"),
+            .duration("delivery.heartbeat", \.delivery.heartbeatInterval, "between comments on a quiet stream"),
+            .duration("delivery.retry", \.delivery.retry, "the stream's retry: field"),
+            .duration("delivery.join_interval", \.delivery.joinInterval, "events within it share one send; 0ms: off"),
+            .bytes("delivery.max_queued_bytes", \.delivery.maxQueuedBytes, "most bytes waiting for one connection"),
+            .duration("delivery.stall_timeout", \.delivery.stallTimeout, "a connection that takes nothing is closed after"),
+            .integer("delivery.max_connections", \.delivery.maxConnections, "most streams"),
+            .integer("delivery.max_groups", \.delivery.maxGroups, "device groups with a label of their own"),
+            .integer("delivery.max_topics_per_connection", \.delivery.maxTopicsPerConnection, "topics of one stream"),
+            .duration("delivery.drain_interval", \.delivery.drainInterval, "streams are closed over it on SIGTERM"),
+            .bool("delivery.after_durable", \.delivery.afterDurable, "deliver only what is as durable as asked"),
+
+            .duration("log.retention_age", \.store.retentionAge, "older events are removed"),
+            .integer("log.retention_events", \.store.retentionEvents, "most events of a tenant"),
+            .bytes("log.retention_bytes", \.store.retentionBytes, "most bytes of a tenant"),
+            .duration("log.idempotency_window", \.store.idempotencyWindow, "how long a key is remembered"),
+
+            .duration("heatmap.window", \.heatmap.window, "length of the windows that are kept"),
+            Setting("heatmap.retained_windows", "windows that are kept") { configuration, text throws(SettingError) in
+                configuration.heatmap.retainedWindows = try Values.integer(text)
+            } show: {
+                $0.heatmap.retainedWindows.map(String.init) ?? ""
+            },
+            Setting("heatmap.lateness", "spans later than this mark a cell as revised") { configuration, text
+                throws(SettingError) in
+                configuration.heatmap.lateness = try Values.duration(text)
+            } show: {
+                $0.heatmap.lateness.map(Values.text) ?? ""
+            },
+            .integer("heatmap.max_groups", \.heatmap.maxGroups, "rows; the rest share (other)"),
+            .list("heatmap.group_by", \.heatmap.groupBy, "attributes that name a received span's group; the first wins"),
+            .bytes("otlp.max_bytes", \.maxOTLPBytes, "largest body of POST /v1/traces"),
+            .bytes("otlp.max_decompressed_bytes", \.maxOTLPDecompressedBytes, "the same after gzip is undone"),
+        ]
+    }
+
+    /// Of one tenant; the key is `tenants.NAME.` and this.
+    static let tenantKeys: [(key: String, help: String)] = [
+        ("tokens", "bearer tokens, a list; secret"), ("events_per_second", "publish quota; 0: no limit"),
+        ("event_burst", "default one second's worth"), ("bytes_per_second", "publish quota; 0: no limit"),
+        ("byte_burst", "default one second's worth"), ("connections", "most streams; 0: no limit"),
+    ]
+}
+
+// MARK: Kinds of values
+
+extension Setting {
+    private typealias Path<Value> = WritableKeyPath<PushServerConfiguration, Value>
+
+    init(
+        _ key: String, _ help: String,
+        apply: @escaping (inout PushServerConfiguration, String) throws(SettingError) -> Void,
+        show: @escaping (PushServerConfiguration) -> String
+    ) {
+        self.key = key
+        self.help = help
+        self.apply = apply
+        self.show = show
+    }
+
+    private static func make<Value>(
+        _ key: String, _ path: Path<Value>, _ help: String,
+        _ parse: @escaping (String) throws(SettingError) -> Value, _ show: @escaping (Value) -> String
+    ) -> Setting {
+        Setting(key, help) { configuration, text throws(SettingError) in
+            configuration[keyPath: path] = try parse(text)
+        } show: {
+            show($0[keyPath: path])
+        }
+    }
+
+    private static func integer(_ key: String, _ path: Path<Int>, _ help: String) -> Setting {
+        make(key, path, help, Values.integer) { "\($0)" }
+    }
+
+    private static func bytes(_ key: String, _ path: Path<Int>, _ help: String) -> Setting {
+        make(key, path, help, Values.bytes) { Values.text(bytes: $0) }
+    }
+
+    private static func duration(_ key: String, _ path: Path<Duration>, _ help: String) -> Setting {
+        make(key, path, help, Values.duration) { Values.text($0) }
+    }
+
+    private static func bool(_ key: String, _ path: Path<Bool>, _ help: String) -> Setting {
+        make(key, path, help, Values.bool) { "\($0)" }
+    }
+
+    private static func number(_ key: String, _ path: Path<Double>, _ help: String) -> Setting {
+        make(key, path, help, Values.number) { "\($0)" }
+    }
+
+    private static func optionalNumber(_ key: String, _ path: Path<Double?>, _ help: String) -> Setting {
+        make(key, path, help, { text throws(SettingError) in try Values.number(text) }) { $0.map { "\($0)" } ?? "" }
+    }
+
+    private static func list(_ key: String, _ path: Path<[String]>, _ help: String) -> Setting {
+        make(key, path, help, { text throws(SettingError) in Values.list(text) }) { $0.joined(separator: ",") }
+    }
+
+    private static func choice<Value: RawRepresentable & CaseIterable>(
+        _ key: String, _ path: Path<Value>, _ help: String
+    ) -> Setting where Value.RawValue == String {
+        make(
+            key, path, help,
+            { text throws(SettingError) in
+                guard let value = Value(rawValue: text) else {
+                    let known = Value.allCases.map(\.rawValue).joined(separator: ", ")
+                    throw SettingError("\"\(text)\" is none of \(known)")
+                }
+                return value
+            }, \.rawValue)
+    }
+}
