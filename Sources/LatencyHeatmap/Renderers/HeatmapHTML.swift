@@ -149,7 +149,7 @@ public enum HeatmapHTML {
         caption{text-align:left;color:var(--soft);padding-bottom:.4rem;caption-side:top}
         thead th{font-weight:500;color:var(--soft);text-align:right;padding:.15rem .45rem;white-space:nowrap}
         th.group{position:sticky;left:0;background:var(--page);text-align:left;font-weight:600;max-width:16rem;
-        padding:.15rem .6rem .15rem 0;overflow-wrap:anywhere;z-index:1}
+        padding:.15rem .6rem .15rem 0;overflow-wrap:break-word;z-index:1}
         td{padding:0;text-align:right;white-space:nowrap;border-radius:4px;vertical-align:top}
         td.none,td.n,td.worst{padding:.2rem .5rem;color:var(--soft)}
         td.worst,th.worst{text-align:left}
