@@ -41,7 +41,8 @@ let package = Package(
         .target(name: "OTLP", swiftSettings: swiftSettings),
         .target(name: "Gzip", dependencies: ["CZlib"], swiftSettings: swiftSettings),
         .target(name: "CTelemetry"),
-        .target(name: "Telemetry", dependencies: ["OTLP", "Gzip", "CCurl", "CTelemetry"], swiftSettings: swiftSettings),
+        .target(
+            name: "Telemetry", dependencies: ["OTLP", "Gzip", "CCurl", "CTelemetry"], swiftSettings: swiftSettings),
         .target(name: "LatencyHeatmap", dependencies: ["OTLP"], swiftSettings: swiftSettings),
 
         .target(
@@ -87,7 +88,8 @@ let package = Package(
         .executableTarget(
             name: "isotherm",
             dependencies: [
-                "PushServer", "PushPipeline", "PushClient", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "Gzip",
+                "PushServer", "PushPipeline", "PushClient", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP",
+                "Gzip",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Yams", package: "Yams"),
@@ -101,10 +103,14 @@ let package = Package(
         ),
 
         // Tests
+        .executableTarget(
+            name: "StreamTorture", dependencies: ["EventStreams"], path: "Tests/StreamTorture",
+            swiftSettings: swiftSettings),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "OTLPTests", dependencies: ["OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
-            name: "TelemetryTests", dependencies: ["Telemetry", "OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
+            name: "TelemetryTests", dependencies: ["Telemetry", "OTLP", "Gzip", "TestSupport"],
+            swiftSettings: swiftSettings),
         .testTarget(
             name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "OTLP", "TestSupport"],
             swiftSettings: swiftSettings),
@@ -112,7 +118,9 @@ let package = Package(
             name: "PushClientTests", dependencies: ["PushClient", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
             name: "EventStreamsTests",
-            dependencies: ["EventStreams", "TestSupport", .product(name: "GRDB", package: "GRDB.swift")],
+            dependencies: [
+                "EventStreams", "StreamTorture", "TestSupport", .product(name: "GRDB", package: "GRDB.swift"),
+            ],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "PushPipelineTests",
@@ -120,7 +128,9 @@ let package = Package(
             swiftSettings: swiftSettings),
         .testTarget(
             name: "EndToEndTests",
-            dependencies: ["isotherm", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP", "LatencyHeatmap"],
+            dependencies: [
+                "isotherm", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP", "LatencyHeatmap",
+            ],
             swiftSettings: swiftSettings),
     ]
 )

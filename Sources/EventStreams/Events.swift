@@ -112,7 +112,8 @@ public final class StoredEvent: Sendable {
         self.init(
             offset: offset, epoch: epoch, topic: event.topic, type: event.type, key: event.key,
             contentType: event.contentType, payload: event.payload, acceptedUnixNano: event.acceptedUnixNano,
-            admittedUnixNano: event.admittedUnixNano, producedUnixNano: event.producedUnixNano, traceparent: event.traceparent, tracestate: event.tracestate,
-            idempotencyKey: event.idempotencyKey, byteCount: byteCount)
+            admittedUnixNano: event.admittedUnixNano, producedUnixNano: event.producedUnixNano,
+            traceparent: event.traceparent, tracestate: event.tracestate, idempotencyKey: event.idempotencyKey,
+            byteCount: byteCount)
     }
 }

@@ -108,7 +108,9 @@ final class Plane {
     private func add(_ group: Int, _ stage: Int) -> Int {
         while numbers.count <= stage { numbers.append([]) }
         let missing = group + 1 - numbers[stage].count
-        if missing > 0 { numbers[stage].append(contentsOf: repeatElement(-1, count: max(missing, numbers[stage].count))) }
+        if missing > 0 {
+            numbers[stage].append(contentsOf: repeatElement(-1, count: max(missing, numbers[stage].count)))
+        }
         numbers[stage][group] = Int32(cells.count)
         cells.append(CellContent())
         keys.append((group, stage))

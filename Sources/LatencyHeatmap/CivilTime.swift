@@ -29,7 +29,8 @@ struct CivilTime: Sendable {
     private static func offset(_ text: String) -> Int? {
         let bytes = Array(text.utf8)
         guard bytes.count == 6, bytes[0] == UInt8(ascii: "+") || bytes[0] == UInt8(ascii: "-"),
-            bytes[3] == UInt8(ascii: ":"), let hours = Int(text.dropFirst().prefix(2)), let minutes = Int(text.suffix(2)),
+            bytes[3] == UInt8(ascii: ":"), let hours = Int(text.dropFirst().prefix(2)),
+            let minutes = Int(text.suffix(2)),
             hours <= 18, minutes < 60
         else { return nil }
         return (hours * 3_600 + minutes * 60) * (bytes[0] == UInt8(ascii: "-") ? -1 : 1)

@@ -59,7 +59,8 @@ public struct HeatmapConfiguration: Sendable {
                 code: .invalidConfiguration, cause: "group_by: \(groupBy.count) attributes; give from 1 to 8")
         }
         if let retainedWindows, retainedWindows < 1 {
-            throw HeatmapError(code: .invalidConfiguration, cause: "retained_windows: \(retainedWindows) is not at least 1")
+            throw HeatmapError(
+                code: .invalidConfiguration, cause: "retained_windows: \(retainedWindows) is not at least 1")
         }
     }
 }

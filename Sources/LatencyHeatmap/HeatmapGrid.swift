@@ -108,11 +108,16 @@ extension HeatmapGrid {
         if let by = query.by, !settings.groupBy.contains(by) {
             throw invalid("by: groups are made from \(settings.groupBy.joined(separator: ", ")), not from \"\(by)\"")
         }
-        guard let civil = CivilTime(named: query.timeZone) else { throw invalid("tz: \"\(query.timeZone)\" is no zone") }
+        guard let civil = CivilTime(named: query.timeZone) else {
+            throw invalid("tz: \"\(query.timeZone)\" is no zone")
+        }
         let base = Int64(engine.windowNano / 1_000_000_000)
         let asked = query.window.map { Int64($0.nanoseconds / 1_000_000_000) }
-        guard (asked ?? base) >= base, (asked ?? base) % base == 0, (query.window?.nanoseconds ?? 0) % 1_000_000_000 == 0 else {
-            throw invalid("window: \(query.window ?? .zero) is not a multiple of \(base)s, the length of the windows kept")
+        guard (asked ?? base) >= base, (asked ?? base) % base == 0,
+            (query.window?.nanoseconds ?? 0) % 1_000_000_000 == 0
+        else {
+            throw invalid(
+                "window: \(query.window ?? .zero) is not a multiple of \(base)s, the length of the windows kept")
         }
 
         // The range, in base windows.
@@ -165,7 +170,8 @@ extension HeatmapGrid {
             }
             copies.append((index, cells))
         }
-        let stage = query.stage.flatMap { stageNumbers[$0] }
+        let stage =
+            query.stage.flatMap { stageNumbers[$0] }
             ?? (copies.contains { $0.cells.contains { $0.stage == 1 } }
                 || !copies.contains { $0.cells.contains { $0.stage == HeatmapEngine.foreignStage } }
                 ? 1 : HeatmapEngine.foreignStage)
@@ -178,7 +184,8 @@ extension HeatmapGrid {
         let kept = query.limit.map { Array(all.prefix($0)) } ?? all
         return HeatmapGrid(
             quantile: query.quantile, stage: stageNames[stage], windows: builder.windows, windowSeconds: length,
-            rows: kept, omittedRows: all.count - kept.count, count: all.reduce(0) { $0.saturatingAdding($1.total.count) },
+            rows: kept, omittedRows: all.count - kept.count,
+            count: all.reduce(0) { $0.saturatingAdding($1.total.count) },
             late: all.reduce(0) { $0.saturatingAdding($1.total.late) },
             relativeError: all.contains { $0.total.count > UInt64(Sketch.exactLimit) } ? BucketScale.relativeError : 0,
             levels: query.levels.map(\.nanoseconds), sloNano: (query.slo ?? query.levels[2]).nanoseconds,
@@ -251,7 +258,10 @@ extension HeatmapGrid {
                     return cell(stages, windows[column])
                 }
                 let all = cell(total, windows.last) ?? cells.compactMap { $0 }[0]
-                return (group == 0, Row(group: String(names[group].dropFirst(query.groupPrefix.count)), cells: cells, total: all))
+                return (
+                    group == 0,
+                    Row(group: String(names[group].dropFirst(query.groupPrefix.count)), cells: cells, total: all)
+                )
             }
             return rows.sorted { a, b in
                 // What did not fit comes last, whatever the order.

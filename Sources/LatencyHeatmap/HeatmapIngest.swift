@@ -240,7 +240,8 @@ private struct SpanCounter {
                 if let service = filter.service { isOtherService = !scan.isEqual(attribute.bytes, Array(service.utf8)) }
             default: break
             }
-            if engine.scans.resourceRanks[key] < resourceGroupRank, let text = scan.text(of: attribute), text.count > 0 {
+            if engine.scans.resourceRanks[key] < resourceGroupRank, let text = scan.text(of: attribute), text.count > 0
+            {
                 (resourceGroup, resourceGroupRank) = (text, engine.scans.resourceRanks[key])
             }
         }

@@ -99,7 +99,8 @@ public struct HeatmapQuery: Sendable {
     private static func bound(_ text: String, _ name: String) throws(HeatmapError) -> TimeBound {
         if let moment = CivilTime.parse(text) { return .unixNano(moment) }
         do { return .ago(try duration(text, name)) } catch {
-            throw invalid("\(name): \"\(text)\" is neither a time (2026-11-23T08:00:00Z) nor a duration before now (4h)")
+            throw invalid(
+                "\(name): \"\(text)\" is neither a time (2026-11-23T08:00:00Z) nor a duration before now (4h)")
         }
     }
 

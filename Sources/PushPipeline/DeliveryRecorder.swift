@@ -234,7 +234,8 @@ public final class DeliveryRecorder {
             tenant = key.tenant
             startedAt = entry.startedAt
             account(
-                entry.event, entry.deliveries, instruments(tenant: key.tenant, group: key.group), isReplay: key.isReplay)
+                entry.event, entry.deliveries, instruments(tenant: key.tenant, group: key.group), isReplay: key.isReplay
+            )
         }
         single.removeAll(keepingCapacity: true)
     }

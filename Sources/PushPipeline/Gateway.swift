@@ -90,6 +90,7 @@ public final class Gateway: Sendable {
         produce.setAttribute("messaging.destination.name", request.topic)
         let gate = tracer.startSpan("gateway", parent: produce.context, at: request.acceptedAt)
         gate.setStage("gateway")
+        gate.setAttribute("messaging.destination.name", request.topic)
         let tenant: Tenant
         let channel: TenantChannel
         do throws(GatewayError) {

@@ -22,7 +22,8 @@ public final class Hub: Sendable {
     /// - Parameter openStream: the log of a tenant; called once for each.
     public init(
         configuration: DeliveryConfiguration, loops: [any DeliveryLoop], tracer: Tracer, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, separatesTenants: Bool, offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
+        metrics: PipelineMetrics, separatesTenants: Bool,
+        offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
         openStream: @escaping @Sendable (Tenant) throws -> any EventStream
     ) {
         self.configuration = configuration
@@ -68,7 +69,8 @@ public final class Hub: Sendable {
             connections.subtract(1, ordering: .relaxed)
             throw GatewayError(
                 code: .tooManyConnections,
-                cause: "this server holds \(configuration.maxConnections) connections, its limit", retryAfter: .seconds(5))
+                cause: "this server holds \(configuration.maxConnections) connections, its limit",
+                retryAfter: .seconds(5))
         }
         guard tenant.openConnection() else {
             connections.subtract(1, ordering: .relaxed)

@@ -132,7 +132,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 let problem = Problem(
                     GatewayError(
                         code: .bodyTooLarge,
-                        cause: "an event of \(length) bytes; the limit is \(server.configuration.gateway.maxEventBytes)"))
+                        cause: "an event of \(length) bytes; the limit is \(server.configuration.gateway.maxEventBytes)"
+                    ))
                 refuse(problem, route: .publish, context)
                 return false
             }
@@ -294,7 +295,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         // What the kernel may hold for a device that reads nothing; it doubles the value. No request follows, so the
         // buffer for reading can be small.
         let options = context.channel.syncOptions
-        try? options?.setOption(.socketOption(.so_sndbuf), value: numericCast(server.configuration.delivery.maxQueuedBytes / 4))
+        try? options?.setOption(
+            .socketOption(.so_sndbuf), value: numericCast(server.configuration.delivery.maxQueuedBytes / 4))
         try? options?.setOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 512))
         received = ByteBuffer()
         let descriptor = try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(
@@ -344,7 +346,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             switch door.state {
             case .readingHead, .readingBody:
                 let isBetweenRequests = door.received.readableBytes == 0
-                let limit = isBetweenRequests ? door.server.configuration.idleTimeout : door.server.configuration.headTimeout
+                let limit =
+                    isBetweenRequests ? door.server.configuration.idleTimeout : door.server.configuration.headTimeout
                 if NIODeadline.now() - door.lastActivity >= TimeAmount(limit) {
                     context.close(promise: nil)
                 } else {

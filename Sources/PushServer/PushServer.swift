@@ -220,7 +220,9 @@ public final class PushServer: Service {
 extension Resource {
     /// Which of several instances of a service this is.
     fileprivate var instanceID: String? {
-        guard case .string(let id)? = attributes.first(where: { $0.key == "service.instance.id" })?.value else { return nil }
+        guard case .string(let id)? = attributes.first(where: { $0.key == "service.instance.id" })?.value else {
+            return nil
+        }
         return id
     }
 }

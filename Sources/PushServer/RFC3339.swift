@@ -13,7 +13,8 @@ enum RFC3339 {
         func literal(_ allowed: UInt8...) -> Bool { bytes.popFirst().map(allowed.contains) ?? false }
         guard let year = digits(4), literal(0x2D), let month = digits(2), literal(0x2D), let day = digits(2),
             literal(0x54, 0x74, 0x20), let hour = digits(2), literal(0x3A), let minute = digits(2), literal(0x3A),
-            let second = digits(2), (1...12).contains(month), (1...31).contains(day), hour < 24, minute < 60, second <= 60
+            let second = digits(2), (1...12).contains(month), (1...31).contains(day), hour < 24, minute < 60,
+            second <= 60
         else { return nil }
         var nano = 0
         if bytes.first == 0x2E {

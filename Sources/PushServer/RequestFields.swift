@@ -25,7 +25,8 @@ struct RequestFields {
     var wantsStream: Bool {
         let accept = field("accept") ?? "*/*"
         if accept.contains("text/event-stream") { return true }
-        return accept == "*/*" && query.first("after") == nil && query.first("limit") == nil && query.first("wait") == nil
+        return accept == "*/*" && query.first("after") == nil && query.first("limit") == nil
+            && query.first("wait") == nil
     }
 
     var authorization: String? { field("authorization") }
@@ -51,7 +52,8 @@ struct RequestFields {
     func subscription(pathTopic: String?, tenant: Tenant, maxTopics: Int) throws(GatewayError) -> DeviceRequest {
         let topics = pathTopic.map { [$0] } ?? Array(Set(query.all("topic"))).sorted()
         guard !topics.isEmpty else {
-            throw GatewayError(code: .invalidTopic, cause: "no topic: name one in the path, or as topic=NAME in the query")
+            throw GatewayError(
+                code: .invalidTopic, cause: "no topic: name one in the path, or as topic=NAME in the query")
         }
         guard topics.count <= maxTopics else {
             throw GatewayError(

@@ -11,7 +11,8 @@ enum ServerMetrics {
             "isotherm_heatmap_cells", type: .gauge, help: "Cells in memory: windows by groups by stages with a latency."
         ) { $0.emit(core.heatmap.cellCount) }
         registry.observe(
-            "isotherm_heatmap_cell_bytes", type: .gauge, help: "Memory of the heatmap's cells, without the allocator's own."
+            "isotherm_heatmap_cell_bytes", type: .gauge,
+            help: "Memory of the heatmap's cells, without the allocator's own."
         ) { $0.emit(core.heatmap.cellBytes) }
         registry.observe(
             "isotherm_heatmap_groups", type: .gauge, help: "Groups that have a row of their own."

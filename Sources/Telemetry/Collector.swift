@@ -26,6 +26,8 @@ final class Collector: Sendable {
         var slabs: [SpanSlab] = []
         var byThread: [UInt: SpanSlab] = [:]
         var open: Batch?
+        /// What ends now is lost.
+        var isClosed = false
     }
 
     init(
@@ -57,7 +59,11 @@ final class Collector: Sendable {
     func slabForThisThread() -> SpanSlab {
         let thread = UInt(pthread_self())
         let slab = state.withLock { state -> SpanSlab in
-            if let slab = state.byThread[thread] { return slab }
+            if let slab = state.byThread[thread] {
+                // Perhaps another thread's that has ended, and whose number this thread got.
+                slab.isOwned.store(true, ordering: .releasing)
+                return slab
+            }
             // A thread that has ended leaves its slab to the next.
             let slab: SpanSlab
             if let left = state.slabs.first(where: { !$0.isOwned.load(ordering: .acquiring) }) {
@@ -71,12 +77,15 @@ final class Collector: Sendable {
             state.byThread[thread] = slab
             return slab
         }
-        isotherm_on_thread_exit { pointer in
-            guard let pointer else { return }
-            Unmanaged<SpanSlab>.fromOpaque(pointer).takeUnretainedValue().isOwned.store(false, ordering: .releasing)
-        }
+        _ = Self.onThreadExit
         isotherm_set_thread_slab(Unmanaged.passUnretained(slab).toOpaque())
         return slab
+    }
+
+    /// Once: the function is one for all threads.
+    private static let onThreadExit: Void = isotherm_on_thread_exit { pointer in
+        guard let pointer else { return }
+        Unmanaged<SpanSlab>.fromOpaque(pointer).takeUnretainedValue().isOwned.store(false, ordering: .releasing)
     }
 
     /// Makes the collector gather soon. Costs a system call at most once for each time that it gathers.
@@ -113,29 +122,26 @@ final class Collector: Sendable {
     // MARK: Gathering
 
     /// Moves ended spans to batches; hands on the full ones, and with `closing` the last one as well. What the exporter
-    /// cannot hold stays in the slabs, where it counts against their bound.
-    func gather(closing: Bool) {
+    /// cannot hold stays in the slabs, where it counts against their bound; then it returns false.
+    @discardableResult
+    func gather(closing: Bool) -> Bool {
         state.withLock { state in
+            if state.isClosed {
+                abandon(&state)
+                return true
+            }
             for slab in state.slabs {
                 for index in 0..<slab.slotCount {
                     let slot = slab.slot(index)
                     let word = SpanSlot.state(slot).load(ordering: .acquiring)
                     guard word & 3 == SpanSlot.ended else { continue }
                     if state.open == nil {
-                        guard exporter.hasRoom else { return }
+                        guard exporter.hasRoom else { return false }
                         state.open = Batch(envelope: envelope)
                     }
-                    guard let batch = state.open else { return }
+                    guard let batch = state.open else { return false }
                     batch.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
-                    if let spill = slot.pointee.spill {
-                        spill.deallocate()
-                        slot.pointee.spill = nil
-                    }
-                    if let message = slot.pointee.statusMessage {
-                        message.deallocate()
-                        slot.pointee.statusMessage = nil
-                    }
-                    SpanSlot.state(slot).store(word & ~3 | SpanSlot.free, ordering: .releasing)
+                    SpanSlot.release(slot, word)
                     if batch.spanCount >= maxBatchSpans || batch.byteCount >= maxBatchBytes {
                         exporter.enqueue(batch)
                         state.open = nil
@@ -146,33 +152,42 @@ final class Collector: Sendable {
                 exporter.enqueue(batch)
                 state.open = nil
             }
+            return true
         }
     }
 
-    /// Spans that were not gathered when everything stops are counted as dropped.
-    func abandon() {
+    /// From now on, spans that end are counted as dropped.
+    func seal() {
         state.withLock { state in
-            var dropped = 0
-            for slab in state.slabs {
-                for index in 0..<slab.slotCount {
-                    let slot = slab.slot(index)
-                    let word = SpanSlot.state(slot).load(ordering: .acquiring)
-                    guard word & 3 == SpanSlot.ended else { continue }
-                    SpanSlot.state(slot).store(word & ~3 | SpanSlot.free, ordering: .releasing)
-                    dropped += 1
-                }
-            }
-            exporter.drop(dropped, as: .shutdown)
+            state.isClosed = true
+            abandon(&state)
         }
+    }
+
+    private func abandon(_ state: inout State) {
+        var dropped = state.open?.spanCount ?? 0
+        state.open = nil
+        for slab in state.slabs {
+            for index in 0..<slab.slotCount {
+                let slot = slab.slot(index)
+                let word = SpanSlot.state(slot).load(ordering: .acquiring)
+                guard word & 3 == SpanSlot.ended else { continue }
+                SpanSlot.release(slot, word)
+                dropped += 1
+            }
+        }
+        if dropped > 0 { exporter.drop(dropped, as: .shutdown) }
     }
 
     // MARK: The ledger
 
-    /// Exact: read again until no span was started in between.
+    /// Exact: read again until no span was started in between. Spans only move on while the lock is held, but for
+    /// their start and their end.
     var ledger: SpanLedger {
         state.withLock { state in
             var ledger = SpanLedger()
-            for _ in 0..<1_000 {
+            if state.isClosed { abandon(&state) }
+            for _ in 0..<10_000 {
                 ledger = SpanLedger()
                 let before = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
                 for slab in state.slabs {
@@ -188,10 +203,11 @@ final class Collector: Sendable {
                 }
                 let after = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
                 ledger.started = after.reduce(0, +)
-                if before == after { break }
+                ledger.queued += UInt64(state.open?.spanCount ?? 0)
+                exporter.account(in: &ledger)
+                // Not balanced: a span's start was under way.
+                if before == after, ledger.isBalanced { break }
             }
-            ledger.queued += UInt64(state.open?.spanCount ?? 0)
-            exporter.account(in: &ledger)
             return ledger
         }
     }

@@ -21,6 +21,9 @@ final class Exporter: Sendable {
     private struct State {
         var queue: [Batch] = []
         var sendingSpans = 0
+        /// Batches that were taken, and those of them that are done with.
+        var taken: UInt64 = 0
+        var finished: UInt64 = 0
         var exported: UInt64 = 0
         var rejected: UInt64 = 0
         var dropped: [SpanLedger.DropReason: UInt64] = [:]
@@ -52,8 +55,27 @@ final class Exporter: Sendable {
     var hasRoom: Bool { state.withLock { $0.queue.count < maxQueuedBatches } }
 
     func enqueue(_ batch: Batch) {
-        state.withLock { $0.queue.append(batch) }
+        state.withLock { state in
+            state.taken += 1
+            if state.isAborted {
+                state.dropped[.shutdown, default: 0] += UInt64(batch.spanCount)
+                state.finished += 1
+            } else {
+                state.queue.append(batch)
+            }
+        }
         state.broadcast()
+    }
+
+    func waitForRoom(until deadline: ContinuousClock.Instant) {
+        state.wait(until: deadline) { $0.queue.count < maxQueuedBatches }
+    }
+
+    /// Returns true once every batch taken so far is done with, or false at the deadline.
+    func finishTaken(until deadline: ContinuousClock.Instant) -> Bool {
+        let taken = state.withLock { $0.taken }
+        state.wait(until: deadline) { $0.finished >= taken }
+        return state.withLock { $0.finished >= taken }
     }
 
     func drop(_ count: Int, as reason: SpanLedger.DropReason) {
@@ -72,11 +94,6 @@ final class Exporter: Sendable {
     /// Whether the last attempt failed.
     var isFailing: Bool { state.withLock { $0.isFailing } }
 
-    /// Returns when the queue is empty and nothing is under way, or at the deadline.
-    func waitUntilIdle(until deadline: ContinuousClock.Instant) {
-        state.wait(until: deadline) { $0.queue.isEmpty && $0.sendingSpans == 0 }
-    }
-
     /// Lets the thread end once the queue is empty.
     func stop() {
         state.withLock { $0.isStopping = true }
@@ -90,6 +107,7 @@ final class Exporter: Sendable {
             state.isAborted = true
             let left = state.queue.reduce(0) { $0 + $1.spanCount }
             state.dropped[.shutdown, default: 0] += UInt64(left)
+            state.finished += UInt64(state.queue.count)
             state.queue = []
         }
         state.broadcast()
@@ -104,7 +122,7 @@ final class Exporter: Sendable {
         }
         while let batch = next() {
             send(batch, with: request)
-            state.withLock { $0.sendingSpans = 0 }
+            state.withLock { $0.finished += 1 }
             state.broadcast()
         }
     }

@@ -13,6 +13,8 @@ final class HTTPRequest {
     }
 
     private let handle: UnsafeMutableRawPointer
+    /// Drives the handle, so that a request under way can be given up at once: on its own it looks up once a second.
+    private let multi: UnsafeMutableRawPointer
     private var fields: UnsafeMutablePointer<curl_slist>?
     private let exchange = Exchange()
 
@@ -21,8 +23,9 @@ final class HTTPRequest {
         var body: [UInt8] = []
         var maxBytes = 0
         var retryAfter: String?
-        var isAborted: () -> Bool = { false }
     }
+
+    private static let abortCheckMilliseconds: Int32 = 50
 
     /// `curl_global_init` is not thread-safe in old versions: once, before the first handle.
     private static let global: Void = { curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK ? () : () }()
@@ -30,7 +33,12 @@ final class HTTPRequest {
     init?(endpoint: String, headers: [(String, String)], isGzip: Bool) {
         _ = Self.global
         guard let handle = curl_easy_init() else { return nil }
+        guard let multi = curl_multi_init() else {
+            curl_easy_cleanup(handle)
+            return nil
+        }
         self.handle = handle
+        self.multi = multi
         var list: UnsafeMutablePointer<curl_slist>?
         list = curl_slist_append(list, "Content-Type: application/x-protobuf")
         if isGzip { list = curl_slist_append(list, "Content-Encoding: gzip") }
@@ -48,8 +56,6 @@ final class HTTPRequest {
         isotherm_curl_set_long(handle, CURLOPT_TCP_KEEPALIVE, 1)
         isotherm_curl_set_pointer(handle, CURLOPT_WRITEDATA, context)
         isotherm_curl_set_pointer(handle, CURLOPT_HEADERDATA, context)
-        isotherm_curl_set_pointer(handle, CURLOPT_XFERINFODATA, context)
-        isotherm_curl_set_long(handle, CURLOPT_NOPROGRESS, 0)
         isotherm_curl_set_callback(handle, CURLOPT_WRITEFUNCTION) { data, size, count, context in
             guard let data, let context else { return 0 }
             let exchange = Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue()
@@ -64,37 +70,51 @@ final class HTTPRequest {
             let exchange = Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue()
             let line = String(decoding: UnsafeRawBufferPointer(start: data, count: size * count), as: UTF8.self)
             if line.lowercased().hasPrefix("retry-after:") {
-                exchange.retryAfter = line.dropFirst("retry-after:".count).filter { $0 != "\r" && $0 != "\n" && $0 != "\r\n" }
+                exchange.retryAfter = line.dropFirst("retry-after:".count).filter {
+                    $0 != "\r" && $0 != "\n" && $0 != "\r\n"
+                }
             }
             return size * count
-        }
-        isotherm_curl_set_progress_callback(handle) { context, _, _, _, _ in
-            guard let context else { return 0 }
-            return Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue().isAborted() ? 1 : 0
         }
     }
 
     deinit {
         curl_slist_free_all(fields)
         curl_easy_cleanup(handle)
+        curl_multi_cleanup(multi)
     }
 
     func post(
-        _ body: UnsafeRawBufferPointer, timeout: Duration, maxResponseBytes: Int, isAborted: @escaping () -> Bool
+        _ body: UnsafeRawBufferPointer, timeout: Duration, maxResponseBytes: Int, isAborted: () -> Bool
     ) -> Outcome {
         exchange.body = []
         exchange.maxBytes = maxResponseBytes
         exchange.retryAfter = nil
-        exchange.isAborted = isAborted
         isotherm_curl_set_offset(handle, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(body.count))
         isotherm_curl_set_pointer(handle, CURLOPT_POSTFIELDS, UnsafeMutableRawPointer(mutating: body.baseAddress))
         isotherm_curl_set_long(handle, CURLOPT_TIMEOUT_MS, Int(max(1, timeout.milliseconds)))
-        let result = curl_easy_perform(handle)
-        exchange.isAborted = { false }
+        let result = perform(isAborted)
         guard result == CURLE_OK else { return failure(result) }
         var status = 0
         isotherm_curl_get_long(handle, CURLINFO_RESPONSE_CODE, &status)
         return answer(status)
+    }
+
+    private func perform(_ isAborted: () -> Bool) -> CURLcode {
+        guard curl_multi_add_handle(multi, handle) == CURLM_OK else { return CURLE_FAILED_INIT }
+        defer { curl_multi_remove_handle(multi, handle) }
+        var running: Int32 = 1
+        while true {
+            guard curl_multi_perform(multi, &running) == CURLM_OK else { return CURLE_FAILED_INIT }
+            if running == 0 { break }
+            if isAborted() { return CURLE_ABORTED_BY_CALLBACK }
+            curl_multi_poll(multi, nil, 0, Self.abortCheckMilliseconds, nil)
+        }
+        var left: Int32 = 0
+        while let message = curl_multi_info_read(multi, &left) {
+            if message.pointee.msg == CURLMSG_DONE { return message.pointee.data.result }
+        }
+        return CURLE_GOT_NOTHING
     }
 
     private func failure(_ result: CURLcode) -> Outcome {
@@ -102,16 +122,21 @@ final class HTTPRequest {
         var status = 0
         isotherm_curl_get_long(handle, CURLINFO_RESPONSE_CODE, &status)
         // A success whose body is cut off or endless was a success all the same.
-        if (200..<300).contains(status) { return .accepted(rejected: 0, message: "the answer's body was not read: \(cause)") }
+        if (200..<300).contains(status) {
+            return .accepted(rejected: 0, message: "the answer's body was not read: \(cause)")
+        }
+        // So was any other status an answer.
+        if status >= 300 { return answer(status) }
         switch result {
         case CURLE_COULDNT_CONNECT, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY, CURLE_GOT_NOTHING,
             CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SSL_CONNECT_ERROR:
             return .retry(cause, after: nil)
         case CURLE_OPERATION_TIMEDOUT:
-            // Only when the connection was never made: a request that was sent may have been taken.
-            var connected: curl_off_t = 0
-            isotherm_curl_get_offset(handle, CURLINFO_CONNECT_TIME_T, &connected)
-            return connected == 0 ? .retry(cause, after: nil) : .final("no answer in time; it may have been taken")
+            // Only when nothing was sent: a request that was sent may have been taken. The time of the connection does
+            // not tell, since it is 0 for a connection that was kept.
+            var sent = 0
+            isotherm_curl_get_long(handle, CURLINFO_REQUEST_SIZE, &sent)
+            return sent == 0 ? .retry(cause, after: nil) : .final("no answer in time; it may have been taken")
         case CURLE_ABORTED_BY_CALLBACK:
             return .retry("aborted", after: nil)
         default:

@@ -6,7 +6,8 @@ import Synchronization
 /// allocates nothing.
 ///
 /// One task at a time describes a span; any thread may end it. What is set after the end is ignored, and so is a second
-/// end. A span that is not sampled has a valid context, with the sampled flag off, and ignores everything else.
+/// end. A span that is not sampled has a valid context, with the sampled flag off, and ignores everything else. Where
+/// nothing is exported at all, a span has its parent's context.
 public struct Span: Sendable {
     public let context: SpanContext
     @usableFromInline nonisolated(unsafe) let slot: UnsafeMutablePointer<SpanSlot>?
@@ -17,7 +18,8 @@ public struct Span: Sendable {
 
     @inlinable
     init(
-        context: SpanContext, slot: UnsafeMutablePointer<SpanSlot>?, word: UInt32, name: StaticString, limits: SpanLimits
+        context: SpanContext, slot: UnsafeMutablePointer<SpanSlot>?, word: UInt32, name: StaticString,
+        limits: SpanLimits
     ) {
         self.context = context
         self.slot = slot
@@ -36,7 +38,8 @@ public struct Span: Sendable {
 
     @inlinable
     public func setAttribute(_ key: StaticString, _ value: StaticString) {
-        setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, value.utf8Start, value.utf8CodeUnitCount)
+        let bytes = UnsafeBufferPointer(start: value.utf8Start, count: value.utf8CodeUnitCount)
+        setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, value.utf8Start, limits.cut(bytes))
     }
 
     // A literal is a StaticString, which is copied without being looked at.
@@ -45,26 +48,24 @@ public struct Span: Sendable {
         guard slot != nil else { return }
         var value = value
         value.withUTF8 { bytes in
-            if let base = bytes.baseAddress {
-                setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, base, limits.cut(bytes))
-            } else {
-                setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, key.utf8Start, 0)
-            }
+            setAttribute(key, utf8: bytes)
         }
     }
 
     /// A string value that is known to be UTF-8.
     @inlinable
     public func setAttribute(_ key: StaticString, utf8 bytes: UnsafeBufferPointer<UInt8>) {
-        guard let base = bytes.baseAddress else { return }
+        // Empty bytes may have no address.
+        let base = bytes.baseAddress ?? key.utf8Start
         setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x0A, base, limits.cut(bytes))
     }
 
     /// A `bytes` value.
     @inlinable
     public func setAttribute(_ key: StaticString, bytes: UnsafeBufferPointer<UInt8>) {
-        guard let base = bytes.baseAddress else { return }
-        setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x3A, base, bytes.count)
+        let base = bytes.baseAddress ?? key.utf8Start
+        let count = min(bytes.count, limits.attributeValueLength ?? bytes.count)
+        setBytes(key.utf8Start, key.utf8CodeUnitCount, 0x3A, base, count)
     }
 
     @inlinable
@@ -137,7 +138,7 @@ public struct Span: Sendable {
     func begin(
         _ key: UnsafePointer<UInt8>, _ keyCount: Int, valueBytes: Int, reserve: Int
     ) -> UnsafeMutableRawPointer? {
-        guard let slot, SpanSlot.state(slot).load(ordering: .relaxed) == word else { return nil }
+        guard let slot, SpanSlot.state(slot).load(ordering: .relaxed) == word, keyCount > 0 else { return nil }
         let bit = UInt64(1) << ((UInt64(keyCount) &* 31 &+ UInt64(key[0]) &* 7 &+ UInt64(key[keyCount &- 1])) & 63)
         if slot.pointee.keyFilter & bit != 0 {
             SpanFields.removeAttribute(slot, key, keyCount)
@@ -179,34 +180,35 @@ public struct Span: Sendable {
         slot.pointee.statusMessage = nil
         slot.pointee.statusMessageCount = 0
         guard code == .error, !message.isEmpty else { return }
-        let bytes = Array(message.utf8.prefix(1_024))
-        // Cut before the first byte of a character that would not be whole.
-        let whole = String(decoding: bytes, as: UTF8.self).hasSuffix("\u{FFFD}") ? bytes.dropLast(3) : bytes[...]
-        let copy = UnsafeMutablePointer<UInt8>.allocate(capacity: max(1, whole.count))
-        for (index, byte) in whole.enumerated() { copy[index] = byte }
+        let bytes = Array(message.utf8)
+        let count = bytes.withUnsafeBufferPointer { SpanFields.wholeCharacters($0, in: SpanFields.maxMessageBytes) }
+        let copy = UnsafeMutablePointer<UInt8>.allocate(capacity: count)
+        for index in 0..<count { copy[index] = bytes[index] }
         slot.pointee.statusMessage = copy
-        slot.pointee.statusMessageCount = Int32(whole.count)
+        slot.pointee.statusMessageCount = UInt16(count)
     }
 
     /// Something that happened during the span. `Span.events`, field 11: 1 time, 2 name, 3 attributes. Allocates.
     public func addEvent(_ name: String, at instant: Instant = Clock.now(), attributes: [KeyValue] = []) {
-        append(field: 11) { event in
+        let isAppended = append(field: 11) { event in
             event.fixed64(field: 1, instant.unixNano)
             event.string(field: 2, name)
-            for attribute in attributes { event.message(field: 3) { attribute.encode(into: &$0) } }
+            for attribute in attributes { event.message(field: 3) { limits.cut(attribute).encode(into: &$0) } }
         }
+        if !isAppended { slot?.pointee.droppedEvents &+= 1 }
     }
 
     /// A span of another trace that this one belongs to. `Span.links`, field 13: 1 trace, 2 span, 3 state, 4
     /// attributes, 6 flags. Allocates.
     public func addLink(_ linked: SpanContext, attributes: [KeyValue] = []) {
-        append(field: 13) { link in
+        let isAppended = append(field: 13) { link in
             link.data(field: 1, Self.bigEndian(linked.traceID.high) + Self.bigEndian(linked.traceID.low))
             link.data(field: 2, Self.bigEndian(linked.spanID.rawValue))
             if let state = linked.traceState { link.string(field: 3, state.description) }
-            for attribute in attributes { link.message(field: 4) { attribute.encode(into: &$0) } }
+            for attribute in attributes { link.message(field: 4) { limits.cut(attribute).encode(into: &$0) } }
             link.fixed32(field: 6, UInt32(linked.traceFlags.rawValue) | 0x100 | (linked.isRemote ? 0x200 : 0))
         }
+        if !isAppended { slot?.pointee.droppedLinks &+= 1 }
     }
 
     /// An exception event by OpenTelemetry's conventions. The status is the caller's to set.
@@ -219,22 +221,21 @@ public struct Span: Sendable {
             ])
     }
 
-    private func append(field: UInt32, _ body: (inout ProtobufWriter) -> Void) {
-        guard let slot, isRecording else { return }
+    /// False when the span has no place for it.
+    private func append(field: UInt32, _ body: (inout ProtobufWriter) -> Void) -> Bool {
+        guard let slot, isRecording else { return true }
         var writer = ProtobufWriter()
         writer.message(field: field, body)
         let count = writer.bytes.count
         guard
             Int(slot.pointee.count) + count <= SpanSlot.capacity(slot) - SpanFields.reservedBytes
                 || SpanFields.spill(slot, needed: count)
-        else {
-            slot.pointee.droppedAttributes &+= 1
-            return
-        }
+        else { return false }
         writer.bytes.withUnsafeBytes { bytes in
             guard let base = bytes.baseAddress else { return }
             finish(Wire.copy(base, count: count, to: SpanSlot.bytes(slot) + Int(slot.pointee.count)))
         }
+        return true
     }
 
     private static func bigEndian(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
@@ -253,7 +254,8 @@ public struct Span: Sendable {
 public struct SpanLimits: Sendable, Equatable {
     /// `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
     public var attributeCount = 128
-    /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`, in characters; nil for no limit but the span's size.
+    /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`, in characters, or in bytes for a `bytes` value; nil for no
+    /// limit but the span's size.
     public var attributeValueLength: Int?
 
     public init() {}
@@ -280,11 +282,14 @@ public struct SpanLimits: Sendable, Equatable {
         guard let limit = attributeValueLength else { return value }
         switch value {
         case .string(let text): return .string(String(text.unicodeScalars.prefix(limit)))
-        case .array(let values): return .array(values.map(cut))
-        case .keyValueList(let values): return .keyValueList(values.map { KeyValue($0.key, cut($0.value)) })
+        case .bytes(let bytes): return .bytes(Array(bytes.prefix(limit)))
+        case .array(let values): return .array(values.map { cut($0) })
+        case .keyValueList(let values): return .keyValueList(values.map { cut($0) })
         default: return value
         }
     }
+
+    func cut(_ attribute: KeyValue) -> KeyValue { KeyValue(attribute.key, cut(attribute.value)) }
 }
 
 /// Encoded fields in a slot.
@@ -295,15 +300,27 @@ enum SpanFields {
     @usableFromInline static let reservedBytes = 208
     /// Longest name that fits the reserve.
     @usableFromInline static let maxNameBytes = 96
+    static let maxMessageBytes = 1_024
     static let maxSpanBytes = 64 * 1024
 
+    /// How many bytes of valid UTF-8 fit `limit` without a part of a character.
+    @inlinable
+    static func wholeCharacters(_ bytes: UnsafeBufferPointer<UInt8>, in limit: Int) -> Int {
+        guard bytes.count > limit else { return bytes.count }
+        var count = limit
+        while count > 0, bytes[count] & 0xC0 == 0x80 { count -= 1 }
+        return count
+    }
+
     /// `Span`: 1 trace_id, 2 span_id, 3 trace_state, 4 parent_span_id, 5 name, 6 kind, 7 start, 8 end, 10
-    /// dropped_attributes_count, 15 status{2 message, 3 code}, 16 flags.
+    /// dropped_attributes_count, 12 dropped_events_count, 14 dropped_links_count, 15 status{2 message, 3
+    /// code}, 16 flags.
     @inlinable
     static func encode(
         _ slot: UnsafeMutablePointer<SpanSlot>, _ context: SpanContext, _ name: StaticString, endUnixNano: UInt64
     ) {
-        let isSpecial = slot.pointee.statusCode != 0 || context.traceState != nil || slot.pointee.droppedAttributes != 0
+        let dropped = slot.pointee.droppedAttributes | slot.pointee.droppedEvents | slot.pointee.droppedLinks
+        let isSpecial = slot.pointee.statusCode != 0 || context.traceState != nil || dropped != 0
         var place = SpanSlot.bytes(slot) + Int(slot.pointee.count)
         place = Wire.byte(0x0A, at: place)
         place = Wire.byte(16, at: place)
@@ -317,7 +334,8 @@ enum SpanFields {
             place = Wire.byte(8, at: place)
             place = Wire.bigEndian64(slot.pointee.parentSpanID, at: place)
         }
-        let nameCount = min(name.utf8CodeUnitCount, maxNameBytes)
+        let nameCount = wholeCharacters(
+            UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount), in: maxNameBytes)
         place = Wire.byte(0x2A, at: place)
         place = Wire.byte(UInt8(truncatingIfNeeded: nameCount), at: place)
         place = Wire.copy(name.utf8Start, count: nameCount, to: place)
@@ -342,6 +360,8 @@ enum SpanFields {
         if slot.pointee.droppedAttributes != 0 {
             writer.varint(field: 10, UInt64(slot.pointee.droppedAttributes))
         }
+        if slot.pointee.droppedEvents != 0 { writer.varint(field: 12, UInt64(slot.pointee.droppedEvents)) }
+        if slot.pointee.droppedLinks != 0 { writer.varint(field: 14, UInt64(slot.pointee.droppedLinks)) }
         if let state = context.traceState { writer.string(field: 3, state.description) }
         if slot.pointee.statusCode != 0 {
             writer.message(field: 15) { status in
@@ -353,7 +373,8 @@ enum SpanFields {
             }
         }
         let count = writer.bytes.count
-        if Int(slot.pointee.count) + count > SpanSlot.capacity(slot) { guard spill(slot, needed: count) else { return } }
+        // These few are taken also beyond the largest span: they are bounded themselves.
+        if Int(slot.pointee.count) + count > SpanSlot.capacity(slot) { grow(slot, needed: count) }
         writer.bytes.withUnsafeBytes { bytes in
             guard let base = bytes.baseAddress else { return }
             _ = Wire.copy(base, count: count, to: SpanSlot.bytes(slot) + Int(slot.pointee.count))
@@ -364,15 +385,19 @@ enum SpanFields {
     /// Moves the fields to the heap, with room for `needed` more; false beyond the largest span.
     @usableFromInline
     static func spill(_ slot: UnsafeMutablePointer<SpanSlot>, needed: Int) -> Bool {
+        guard Int(slot.pointee.count) + needed + reservedBytes <= maxSpanBytes else { return false }
+        grow(slot, needed: needed)
+        return true
+    }
+
+    private static func grow(_ slot: UnsafeMutablePointer<SpanSlot>, needed: Int) {
         let count = Int(slot.pointee.count)
         let capacity = (count + needed + reservedBytes) * 2
-        guard count + needed + reservedBytes <= maxSpanBytes else { return false }
         let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 8)
         larger.copyMemory(from: SpanSlot.bytes(slot), byteCount: count)
         slot.pointee.spill?.deallocate()
         slot.pointee.spill = larger
         slot.pointee.spillCapacity = Int32(capacity)
-        return true
     }
 
     /// Takes the attribute with that key out, if it is there: the last value set is the one that counts.

@@ -130,19 +130,30 @@ struct SpanSlot {
     @usableFromInline var spill: UnsafeMutableRawPointer?
     @usableFromInline var spillCapacity: Int32 = 0
     @usableFromInline var attributeCount: UInt16 = 0
-    @usableFromInline var droppedAttributes: UInt16 = 0
     @usableFromInline var kind: UInt8 = 1
     @usableFromInline var statusCode: UInt8 = 0
     @usableFromInline var isParentRemote = false
+    @usableFromInline var statusMessageCount: UInt16 = 0
+    @usableFromInline var droppedAttributes: UInt32 = 0
     /// A status message's place in the encoded fields would move; it is kept aside. Rare.
     @usableFromInline var statusMessage: UnsafeMutablePointer<UInt8>?
-    @usableFromInline var statusMessageCount: Int32 = 0
+    @usableFromInline var droppedEvents: UInt32 = 0
+    @usableFromInline var droppedLinks: UInt32 = 0
 
     @usableFromInline init() {}
 
     @inlinable @inline(__always)
     static func state(_ slot: UnsafeMutablePointer<SpanSlot>) -> UnsafeAtomicWord {
         UnsafeAtomicWord(UnsafeMutableRawPointer(slot).assumingMemoryBound(to: Atomic<UInt32>.self))
+    }
+
+    /// Makes an ended span's slot free again.
+    static func release(_ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32) {
+        slot.pointee.spill?.deallocate()
+        slot.pointee.spill = nil
+        slot.pointee.statusMessage?.deallocate()
+        slot.pointee.statusMessage = nil
+        state(slot).store(word & ~3 | free, ordering: .releasing)
     }
 
     @inlinable @inline(__always)

@@ -187,7 +187,7 @@ struct EnvironmentReader {
         for member in text.split(separator: ",") {
             let member = Self.trimmed(member)
             if member.isEmpty { continue }
-            guard let equals = member.firstIndex(of: "="), equals > member.startIndex,
+            guard let equals = member.firstIndex(of: "="), Self.isToken(Self.trimmed(member[..<equals])),
                 let value = Self.percentDecoded(Self.trimmed(member[member.index(after: equals)...])),
                 // A line end would forge a header.
                 !value.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F })
@@ -198,6 +198,17 @@ struct EnvironmentReader {
             members.append((String(Self.trimmed(member[..<equals])), value))
         }
         return members
+    }
+
+    /// RFC 9110, section 5.6.2: what a header's name may be, and a key in W3C Baggage.
+    private static func isToken(_ text: Substring) -> Bool {
+        !text.isEmpty
+            && text.utf8.allSatisfy { byte in
+                switch byte {
+                case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
+                default: "!#$%&'*+-.^_`|~".utf8.contains(byte)
+                }
+            }
     }
 
     private static func trimmed(_ text: Substring) -> Substring {
@@ -215,9 +226,10 @@ struct EnvironmentReader {
                 bytes.append(byte)
                 continue
             }
-            guard rest.count >= 2, let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16) else {
-                return nil
-            }
+            let digits = rest.prefix(2)
+            guard digits.count == 2, digits.first != UInt8(ascii: "+"), digits.first != UInt8(ascii: "-"),
+                let value = UInt8(String(decoding: digits, as: UTF8.self), radix: 16)
+            else { return nil }
             bytes.append(value)
             rest = rest.dropFirst(2)
         }

@@ -76,20 +76,22 @@ public final class TelemetrySDK: Sendable {
     /// Whether the last export failed.
     public var isExporterFailing: Bool { exporter.isFailing }
 
-    /// Exports what has ended. Blocks until it is done or the deadline has passed.
+    /// Exports what has ended before the call. Blocks until it is done or the deadline has passed.
     @discardableResult
     public func flush(deadline: Duration) -> FlushReport {
-        let end = ContinuousClock.now + deadline
-        while true {
-            collector.gather(closing: true)
-            exporter.waitUntilIdle(until: end)
-            let left = ledger.queued
-            if left == 0 || ContinuousClock.now >= end { return FlushReport(undelivered: left) }
-        }
+        flush(until: .now + deadline)
     }
 
-    /// Flushes, and ends the threads. Spans that are still held at the deadline are counted as dropped, and requests
-    /// under way are aborted. A second call does nothing.
+    private func flush(until end: ContinuousClock.Instant) -> FlushReport {
+        while !collector.gather(closing: true) {
+            exporter.waitForRoom(until: end)
+            if ContinuousClock.now >= end { return FlushReport(undelivered: ledger.queued) }
+        }
+        return FlushReport(undelivered: exporter.finishTaken(until: end) ? 0 : ledger.queued)
+    }
+
+    /// Flushes, and ends the threads. Spans that are still held at the deadline are counted as dropped, as are those
+    /// that end later, and requests under way are aborted. A second call does nothing.
     @discardableResult
     public func shutdown(deadline: Duration) -> FlushReport {
         let isFirst = threads.withLock { threads in
@@ -99,16 +101,16 @@ public final class TelemetrySDK: Sendable {
         guard isFirst else { return FlushReport(undelivered: 0) }
         let running = threads.withLock { ($0.collector, $0.exporter) }
         guard running.0 != nil else { return FlushReport(undelivered: 0) }
-        let report = flush(deadline: deadline)
+        let end = ContinuousClock.now + deadline
+        _ = flush(until: end)
         collector.stop()
-        if report.undelivered == 0 { exporter.stop() } else { exporter.abort() }
         running.0?.join()
-        if report.undelivered > 0 {
-            collector.abandon()
-            exporter.abort()
-        }
+        // The collector has gathered a last time.
+        let isDone = exporter.finishTaken(until: end)
+        collector.seal()
+        if isDone { exporter.stop() } else { exporter.abort() }
         running.1?.join()
-        return report
+        return FlushReport(undelivered: ledger.dropped[.shutdown] ?? 0)
     }
 }
 

@@ -63,7 +63,7 @@ public final class TraceState: Hashable, Sendable, CustomStringConvertible {
     /// The header's value, at most 512 characters.
     public let description: String
 
-    /// Nil for a header that is not valid, or without an entry.
+    /// Nil for a header that is not valid, or of which no entry remains.
     public init?(header: String) {
         var entries: [Entry] = []
         for member in header.split(separator: ",", omittingEmptySubsequences: true) {
@@ -75,8 +75,9 @@ public final class TraceState: Hashable, Sendable, CustomStringConvertible {
             else { return nil }
             entries.append(entry)
         }
-        guard !entries.isEmpty, entries.count <= 32 else { return nil }
+        guard entries.count <= 32 else { return nil }
         self.entries = Self.shortened(entries)
+        guard !self.entries.isEmpty else { return nil }
         description = self.entries.map { "\($0.key)=\($0.value)" }.joined(separator: ",")
     }
 
@@ -89,7 +90,8 @@ public final class TraceState: Hashable, Sendable, CustomStringConvertible {
     private static func shortened(_ entries: [Entry]) -> [Entry] {
         var entries = entries
         func length() -> Int { entries.reduce(-1) { $0 + $1.key.utf8.count + $1.value.utf8.count + 2 } }
-        while length() > 512, let long = entries.lastIndex(where: { $0.key.utf8.count + $0.value.utf8.count + 1 > 128 }) {
+        while length() > 512, let long = entries.lastIndex(where: { $0.key.utf8.count + $0.value.utf8.count + 1 > 128 })
+        {
             entries.remove(at: long)
         }
         while length() > 512 { entries.removeLast() }

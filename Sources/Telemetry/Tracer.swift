@@ -35,17 +35,22 @@ public struct Tracer: Sendable {
         let spanID = SpanID(rawValue: slab.random.nextNonZero())
         let hasParent = parent != nil && parent!.isValid
         // A trace that begins here has a random id; a parent's flag is passed on as it came.
-        let randomFlag = hasParent ? parent!.traceFlags.rawValue & TraceFlags.random.rawValue : TraceFlags.random.rawValue
+        let randomFlag =
+            hasParent ? parent!.traceFlags.rawValue & TraceFlags.random.rawValue : TraceFlags.random.rawValue
         guard core.isRecording, core.sampler.isSampled(traceID: traceID, parent: hasParent ? parent : nil) else {
             SpanSlab.Counters.bump(slab.counters.sampledOut)
+            // Where nothing is exported no decision is made: a parent's goes through as it came.
+            if hasParent, !core.isRecording {
+                return Span(context: parent!, slot: nil, word: 0, name: name, limits: core.limits)
+            }
             let context = SpanContext(
                 traceID: traceID, spanID: spanID, traceFlags: TraceFlags(rawValue: randomFlag),
-                traceState: parent?.traceState)
+                traceState: hasParent ? parent!.traceState : nil)
             return Span(context: context, slot: nil, word: 0, name: name, limits: core.limits)
         }
         let context = SpanContext(
             traceID: traceID, spanID: spanID, traceFlags: TraceFlags(rawValue: randomFlag | 1),
-            traceState: parent?.traceState)
+            traceState: hasParent ? parent!.traceState : nil)
         guard let slot = slab.claim() else {
             // The context stays sampled: what follows belongs to a sampled trace, though this span of it is lost.
             SpanSlab.Counters.bump(slab.counters.droppedQueueFull)
@@ -55,6 +60,8 @@ public struct Tracer: Sendable {
         slot.pointee.keyFilter = 0
         slot.pointee.attributeCount = 0
         slot.pointee.droppedAttributes = 0
+        slot.pointee.droppedEvents = 0
+        slot.pointee.droppedLinks = 0
         slot.pointee.statusCode = 0
         slot.pointee.kind = kind.rawValue
         slot.pointee.parentSpanID = hasParent ? parent!.spanID.rawValue : 0

@@ -2,7 +2,9 @@ import Foundation
 
 /// Standard output and standard error, and what they can show.
 enum Terminal {
-    static var hasColour: Bool { isTerminal(STDOUT_FILENO) && ProcessInfo.processInfo.environment["NO_COLOR", default: ""].isEmpty }
+    static var hasColour: Bool {
+        isTerminal(STDOUT_FILENO) && ProcessInfo.processInfo.environment["NO_COLOR", default: ""].isEmpty
+    }
 
     static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
 

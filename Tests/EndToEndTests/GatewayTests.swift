@@ -29,7 +29,9 @@ struct GatewayTests {
         #expect(try problem(HTTP.post("/v1/events/t", megabyte, port: port), 413).contains("262144"))
         #expect(try problem(HTTP.post("/v1/events/a%20b", "x", port: port), 400).contains("topic"))
         #expect(try problem(HTTP.post("/v1/events/%0D%0Aid:1", "x", port: port), 400).contains("topic"))
-        #expect(try problem(HTTP.post("/v1/events/\(String(repeating: "t", count: 129))", "x", port: port), 400).contains("128"))
+        #expect(
+            try problem(HTTP.post("/v1/events/\(String(repeating: "t", count: 129))", "x", port: port), 400).contains(
+                "128"))
         for field in ["X-Event-Type", "X-Event-Key"] {
             // CR and LF cannot come inside a header; NUL and other controls can be tried.
             let reply = try HTTP.post("/v1/events/t", "x", port: port, fields: [(field, "a\u{01}b")])
@@ -51,14 +53,17 @@ struct GatewayTests {
         let protobuf = [("Content-Type", "application/x-protobuf")]
         _ = try problem(HTTP.request("POST", "/v1/traces", port: port, fields: protobuf, body: garbage), 400)
         _ = try problem(
-            HTTP.request("POST", "/v1/traces", port: port, fields: [("Content-Type", "text/plain")], body: garbage), 415)
+            HTTP.request("POST", "/v1/traces", port: port, fields: [("Content-Type", "text/plain")], body: garbage), 415
+        )
         let truncated: [UInt8] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3, 0x4B]
         _ = try problem(
             HTTP.request(
-                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "gzip")], body: truncated), 400)
+                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "gzip")], body: truncated),
+            400)
         _ = try problem(
             HTTP.request(
-                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "zstd")], body: truncated), 415)
+                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "zstd")], body: truncated),
+            415)
         _ = try problem(HTTP.post("/v1/receipts", "{}", port: port), 400)
 
         // Not HTTP at all.
@@ -123,7 +128,8 @@ struct GatewayTests {
             fields: [("Content-Type", "application/x-ndjson")])
         #expect(lines.status == 202)
         #expect(try device.events(3).map(\.data) == ["{\"n\":1}", "{\"n\":2}", "{\"n\":3}"])
-        let event = "{\"specversion\":\"1.0\",\"id\":\"7\",\"source\":\"/shop\",\"type\":\"order.paid\",\"data\":{\"n\":4}}"
+        let event =
+            "{\"specversion\":\"1.0\",\"id\":\"7\",\"source\":\"/shop\",\"type\":\"order.paid\",\"data\":{\"n\":4}}"
         let single = try HTTP.post(
             "/v1/events/t", event, port: server.port, fields: [("Content-Type", "application/cloudevents+json")])
         #expect(single.status == 202, "\(single.body)")

@@ -15,7 +15,7 @@ public final class ChildProcess: @unchecked Sendable {  // used by one test at a
         process.standardOutput = handle
         process.standardError = handle
         process.standardInput = FileHandle.nullDevice
-        try process.run()
+        try process.start()
     }
 
     deinit {
@@ -48,6 +48,19 @@ public final class ChildProcess: @unchecked Sendable {  // used by one test at a
         kill(process.processIdentifier, signal)
         process.waitUntilExit()
         return process.terminationStatus
+    }
+}
+
+extension Process {
+    /// Runs with no signal blocked. The threads of Swift's concurrency block them all, and a child would inherit that: it
+    /// could not be told to end.
+    func start() throws {
+        var none = sigset_t()
+        var before = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, &before)
+        defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+        try run()
     }
 }
 

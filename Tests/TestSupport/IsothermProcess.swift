@@ -10,15 +10,17 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
 
     /// The program that was built with the tests.
     public static var executable: String {
-        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("isotherm").path
+        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("isotherm")
+            .path
     }
 
     /// Starts the server and waits until it answers.
     ///
     /// - Parameter dataDirectory: kept when given, so that another server can go on with it.
+    /// - Parameter port: 0 takes a free one.
     /// - Parameter configuration: the text of a YAML file.
     public init(
-        dataDirectory: String? = nil, configuration: String? = nil, arguments: [String] = [],
+        dataDirectory: String? = nil, port: Int = 0, configuration: String? = nil, arguments: [String] = [],
         environment: [String: String] = [:]
     ) throws {
         ownsDirectory = dataDirectory == nil
@@ -26,7 +28,7 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
         self.dataDirectory = directory
         let scratch = Self.temporaryDirectory()
         log = scratch + "/log"
-        var arguments = ["serve", "--listen", "127.0.0.1:0", "--data", directory] + arguments
+        var arguments = ["serve", "--listen", "127.0.0.1:\(port)", "--data", directory] + arguments
         if let configuration {
             let file = scratch + "/isotherm.yaml"
             try configuration.write(toFile: file, atomically: true, encoding: .utf8)
@@ -42,7 +44,7 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
         let handle = FileHandle(forWritingAtPath: log)
         process.standardError = handle
         process.standardOutput = handle
-        try process.run()
+        try process.start()
         var found: Int?
         let deadline = ContinuousClock.now + .seconds(30)
         while found == nil, ContinuousClock.now < deadline, process.isRunning {
@@ -52,9 +54,10 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
         guard let found else {
             process.terminate()
             throw RawConnection.Failure(
-                description: "isotherm serve did not start: " + ((try? String(contentsOfFile: log, encoding: .utf8)) ?? ""))
+                description: "isotherm serve did not start: "
+                    + ((try? String(contentsOfFile: log, encoding: .utf8)) ?? ""))
         }
-        port = found
+        self.port = found
     }
 
     deinit {

@@ -8,7 +8,8 @@ public enum Peers {
 
     /// A Python that has the packages of `Tests/requirements.txt`. `make test` prepares it.
     public static var python: String {
-        ProcessInfo.processInfo.environment["ISOTHERM_TEST_PYTHON"] ?? buildTools.appendingPathComponent("bin/python3").path
+        ProcessInfo.processInfo.environment["ISOTHERM_TEST_PYTHON"]
+            ?? buildTools.appendingPathComponent("bin/python3").path
     }
 
     /// The directory of the programs that came with the Python packages, such as `rotel`.
@@ -23,11 +24,13 @@ public enum Peers {
         expected: Int32? = 0
     ) throws -> Output {
         let process = Process()
-        process.executableURL = executable.hasPrefix("/")
+        process.executableURL =
+            executable.hasPrefix("/")
             ? URL(fileURLWithPath: executable) : URL(fileURLWithPath: "/usr/bin/env")
         process.arguments = executable.hasPrefix("/") ? arguments : [executable] + arguments
         process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
-        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("isotherm-peer-" + UUID().uuidString)
+        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent(
+            "isotherm-peer-" + UUID().uuidString)
         try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: scratch) }
         // Files, not pipes: a peer that prints much must not wait for a reader.
@@ -37,7 +40,7 @@ public enum Peers {
         process.standardOutput = try FileHandle(forWritingTo: files[0])
         process.standardError = try FileHandle(forWritingTo: files[1])
         process.standardInput = try FileHandle(forReadingFrom: files[2])
-        try process.run()
+        try process.start()
         process.waitUntilExit()
         let output = Output(
             status: process.terminationStatus, standardOutput: try Data(contentsOf: files[0]),

@@ -44,6 +44,8 @@ final class DataDirectory: Sendable {
     }
 
     func release() {
+        // Before closing: a child that is being spawned right now still holds a copy of the descriptor.
+        flock(lockDescriptor, LOCK_UN)
         close(lockDescriptor)
     }
 

@@ -39,12 +39,13 @@ final class EmbeddedStream: EventStream {
         case .refused(let error):
             completion(.failure(error))
         case .sequenced(let receipts, let completesNow, let enqueue, let wakes):
+            // Before the writer hears of it: delivery does not wait for the disk, and this wake-up comes first.
+            if let wakes { for wake in wakes.values { wake() } }
             switch enqueue {
             case .nothing: break
             case .lazily: core.writer.enqueue(self, isUrgent: false)
             case .urgently: core.writer.enqueue(self, isUrgent: true)
             }
-            if let wakes { for wake in wakes.values { wake() } }
             if completesNow { completion(.success(receipts)) }
         }
     }
@@ -55,9 +56,11 @@ final class EmbeddedStream: EventStream {
 
     func read(after offset: UInt64, limit: Int, byteLimit: Int) throws(StreamError) -> [StoredEvent] {
         guard limit > 0 else { return [] }
-        if let events = state.withLock({ $0.tailEvents(after: offset, limit: limit, byteLimit: byteLimit) }) {
-            return events
+        let (events, evicted) = state.withLock {
+            ($0.tailEvents(after: offset, limit: limit, byteLimit: byteLimit), $0.evictedThrough)
         }
+        if let events { return events }
+        try refuseTrimmed(offset)
         let stored: [StoredEvent]
         do {
             stored = try core.readers.read(
@@ -68,7 +71,11 @@ final class EmbeddedStream: EventStream {
         }
         // Retention tells memory before it removes from disk: what was removed under this read is noticed here.
         try refuseTrimmed(offset)
-        guard let last = stored.last, stored.count < limit else { return stored }
+        guard let last = stored.last else {
+            // Nothing but holes that failed commits have left, as far as memory did not reach: it goes on from there.
+            return try read(after: evicted, limit: limit, byteLimit: byteLimit)
+        }
+        guard stored.count < limit else { return stored }
         let bytes = stored.reduce(0) { $0 + $1.byteCount }
         guard bytes < byteLimit else { return stored }
         let recent = state.withLock {
@@ -131,7 +138,7 @@ final class EmbeddedStream: EventStream {
 /// What the store, its streams and its writer share.
 final class StoreCore: Sendable {
     struct Streams {
-        var byTenant: [String: EmbeddedStream] = [:]
+        var byTenant: [ExactText: EmbeddedStream] = [:]
         var isClosed = false
     }
 
@@ -148,7 +155,10 @@ final class StoreCore: Sendable {
     init(configuration: EmbeddedStoreConfiguration, directory: DataDirectory) throws(StreamError) {
         self.configuration = configuration
         self.directory = directory
-        key = try directory.loadKey(creating: DataDirectory.size(of: directory.databasePath) == nil)
+        let isNew = DataDirectory.size(of: directory.databasePath) == nil
+        // Before the key is missed: a file that is none of ours has none.
+        if !isNew { try LogDatabase.examine(directory.databasePath) }
+        key = try directory.loadKey(creating: isNew)
         database = try LogDatabase(directory: directory)
         readers = LogReaders(path: directory.databasePath, limit: configuration.readers)
         writer = LogWriter()
@@ -168,8 +178,12 @@ final class StoreCore: Sendable {
     var allStreams: [EmbeddedStream] { streams.withLock { Array($0.byTenant.values) } }
 
     func stream(tenant: String) throws(StreamError) -> EmbeddedStream {
+        // SQLite's texts may hold NUL, but not as GRDB binds them: two such tenants would share a log.
+        guard !tenant.isEmpty, !tenant.utf8.contains(0) else {
+            throw StreamError(code: .invalid, cause: "a tenant's name must not be empty or contain NUL")
+        }
         let closed = StreamError(code: .closed, cause: "the store in \(directory.path) was closed")
-        let (isClosed, known) = streams.withLock { ($0.isClosed, $0.byTenant[tenant]) }
+        let (isClosed, known) = streams.withLock { ($0.isClosed, $0.byTenant[ExactText(tenant)]) }
         guard !isClosed else { throw closed }
         if let known { return known }
 
@@ -193,8 +207,8 @@ final class StoreCore: Sendable {
             codec: codec, core: self)
         let stream: EmbeddedStream? = streams.withLock { streams in
             if streams.isClosed { return nil }
-            if let known = streams.byTenant[tenant] { return known }
-            streams.byTenant[tenant] = loaded
+            if let known = streams.byTenant[ExactText(tenant)] { return known }
+            streams.byTenant[ExactText(tenant)] = loaded
             return loaded
         }
         guard let stream else { throw closed }

@@ -9,9 +9,9 @@ struct IdempotencyIndex: Sendable {
 
     private let windowNanoseconds: UInt64
     private let limit: Int
-    private var entries: [String: Entry] = [:]
+    private var entries: [ExactText: Entry] = [:]
     /// In the order of claiming; a key that was claimed anew leaves a stale place behind, told by its offset.
-    private var order = Ring<(key: String, offset: UInt64)>()
+    private var order = Ring<(key: ExactText, offset: UInt64)>()
 
     init(windowNanoseconds: UInt64, limit: Int) {
         self.windowNanoseconds = windowNanoseconds
@@ -21,12 +21,13 @@ struct IdempotencyIndex: Sendable {
     var count: Int { entries.count }
 
     func find(_ key: String, now: UInt64) -> Entry? {
-        guard let entry = entries[key], !isExpired(entry, now: now) else { return nil }
+        guard let entry = entries[ExactText(key)], !isExpired(entry, now: now) else { return nil }
         return entry
     }
 
     mutating func claim(_ key: String, _ entry: Entry, now: UInt64) {
         guard limit > 0 else { return }
+        let key = ExactText(key)
         entries[key] = entry
         order.append((key, entry.offset))
         while let oldest = order.first {

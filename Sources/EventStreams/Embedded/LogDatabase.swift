@@ -47,17 +47,13 @@ final class LogDatabase: @unchecked Sendable {
         var through: UInt64?
     }
 
-    /// Opens the database of `directory`, or creates it; marks it as in use.
+    /// Opens the database of `directory`, which was examined, or creates it; marks it as in use.
     ///
     /// After an unclean end the generation, which numbers epochs, has grown durably before anything is sequenced: an
     /// epoch number that a device has seen is never given out again, even if nothing of that epoch was committed.
     init(directory: DataDirectory) throws(StreamError) {
         let path = directory.databasePath
-        if DataDirectory.size(of: path) == nil {
-            try Self.create(path, directory)
-        } else {
-            try Self.examine(path)
-        }
+        if DataDirectory.size(of: path) == nil { try Self.create(path, directory) }
         var generation: UInt32 = 0
         var storeID: UInt64 = 0
         do {
@@ -69,10 +65,6 @@ final class LogDatabase: @unchecked Sendable {
                 let level = try Int.fetchOne(db, sql: "PRAGMA synchronous")
                 guard level == 2 else {
                     throw StreamError(code: .unavailable, cause: "SQLite refused synchronous=FULL for \(path)")
-                }
-                let identity = try Int32.fetchOne(db, sql: "PRAGMA application_id")
-                guard identity == Self.applicationID else {
-                    throw StreamError(code: .incompatible, cause: "\(path) is not a log of Isotherm; it was left alone")
                 }
                 let version = try Int.fetchOne(db, sql: "PRAGMA user_version") ?? 0
                 guard version == Self.schemaVersion else {
@@ -93,13 +85,13 @@ final class LogDatabase: @unchecked Sendable {
                     }
                     storeID = UInt64(bitPattern: try meta("store_id"))
                     let isClean = try meta("clean") == 1
-                    let value = try meta("generation") + (isClean ? 0 : 1)
-                    guard let number = UInt32(exactly: value) else {
-                        throw StreamError(code: .corrupt, cause: "\(path) has generation \(value); restore a backup")
+                    let last = try meta("generation")
+                    guard let number = UInt32(exactly: last), isClean || number < .max else {
+                        throw StreamError(code: .corrupt, cause: "\(path) has generation \(last); restore a backup")
                     }
-                    generation = number
+                    generation = isClean ? number : number + 1
                     try db.execute(sql: "UPDATE meta SET value = 0 WHERE name = 'clean'")
-                    try db.execute(sql: "UPDATE meta SET value = ? WHERE name = 'generation'", arguments: [value])
+                    try db.execute(sql: "UPDATE meta SET value = ? WHERE name = 'generation'", arguments: [generation])
                     return .commit
                 }
             }
@@ -166,7 +158,8 @@ final class LogDatabase: @unchecked Sendable {
         try directory.sync()
     }
 
-    private static func examine(_ path: String) throws(StreamError) {
+    /// Refuses what is not ours by the header alone: SQLite changes a file by opening it with a write-ahead log.
+    static func examine(_ path: String) throws(StreamError) {
         let size = DataDirectory.size(of: path) ?? 0
         let head = DataDirectory.head(of: path, count: 100)
         guard head.count == 100 else {
@@ -176,6 +169,11 @@ final class LogDatabase: @unchecked Sendable {
         guard head.prefix(16).elementsEqual("SQLite format 3\0".utf8) else {
             throw StreamError(
                 code: .incompatible, cause: "\(path) is not an SQLite database; it was left alone, move it away")
+        }
+        let identity = head[68..<72].reduce(0) { $0 << 8 | Int32($1) }
+        guard identity == applicationID else {
+            throw StreamError(
+                code: .incompatible, cause: "\(path) is not a log of Isotherm; it was left alone, move it away")
         }
         // With a write-ahead log the header may be ahead of the file, and recovery puts that right.
         guard (DataDirectory.size(of: path + "-wal") ?? 0) == 0 else { return }
@@ -196,13 +194,19 @@ final class LogDatabase: @unchecked Sendable {
         let generation = self.generation
         return try write("open the log of \(tenant)") { db in
             try self.setSynchronous(db, full: true)
+            let damage = StreamError(
+                code: .corrupt, cause: "the log of \(tenant) contradicts its own totals; restore a backup")
             func find() throws -> LogRecord? {
                 let sql = "SELECT id, next_offset, trimmed_through, events, bytes FROM logs WHERE tenant = ?"
-                return try Row.fetchOne(db, sql: sql, arguments: [tenant]).map { row in
-                    LogRecord(
-                        id: row[0], nextOffset: UInt64(row[1] as Int64), trimmedThrough: UInt64(row[2] as Int64),
-                        events: row[3], bytes: row[4])
-                }
+                guard let row = try Row.fetchOne(db, sql: sql, arguments: [tenant]) else { return nil }
+                guard let id = Self.number(row, 0), (1...Int64(EventPosition.maximumLog)).contains(id),
+                    let next = Self.number(row, 1).flatMap(UInt64.init(exactly:)),
+                    (1...EventPosition.maximumOffset + 1).contains(next),
+                    let trimmed = Self.number(row, 2).flatMap(UInt64.init(exactly:)), trimmed < next,
+                    let events = Self.number(row, 3), let bytes = Self.number(row, 4)
+                else { throw damage }
+                return LogRecord(
+                    id: id, nextOffset: next, trimmedThrough: trimmed, events: Int(events), bytes: Int(bytes))
             }
             var record = try find()
             if record == nil {
@@ -219,25 +223,28 @@ final class LogDatabase: @unchecked Sendable {
                     arguments: [tenant])
                 record = try find()
             }
-            guard let record, (1...Int64(EventPosition.maximumLog)).contains(record.id) else {
-                throw StreamError(code: .corrupt, cause: "the row of \(tenant) in the table logs is damaged")
-            }
+            guard let record else { throw damage }
             let sql = "SELECT epoch, first_offset FROM epochs WHERE log = ? ORDER BY epoch"
-            let epochs = try Row.fetchAll(db, sql: sql, arguments: [record.id]).map { row in
-                EpochStart(epoch: row[0], firstOffset: UInt64(row[1] as Int64))
+            var epochs: [EpochStart] = []
+            for row in try Row.fetchAll(db, sql: sql, arguments: [record.id]) {
+                guard let epoch = Self.number(row, 0).flatMap(UInt32.init(exactly:)), epoch <= generation,
+                    let first = Self.number(row, 1).flatMap(UInt64.init(exactly:)),
+                    first >= epochs.last?.firstOffset ?? 1, first <= record.nextOffset
+                else { throw damage }
+                epochs.append(EpochStart(epoch: epoch, firstOffset: first))
             }
             let start = EventPosition.of(log: record.id, offset: 0)
             let last = try Int64.fetchOne(
                 db, sql: "SELECT max(position) FROM events WHERE position BETWEEN ? AND ?",
                 arguments: [start, EventPosition.of(log: record.id, offset: EventPosition.maximumOffset)])
-            guard last.map({ EventPosition.offset($0) < record.nextOffset }) ?? true,
-                record.trimmedThrough < record.nextOffset, (epochs.last?.epoch ?? 0) <= generation
-            else {
-                throw StreamError(
-                    code: .corrupt, cause: "the log of \(tenant) contradicts its own totals; restore a backup")
-            }
+            guard last.map({ EventPosition.offset($0) < record.nextOffset }) ?? true else { throw damage }
             return (record, epochs)
         }
+    }
+
+    /// nil for anything but an integer, which a damaged file may hold anywhere.
+    private static func number(_ row: Row, _ index: Int) -> Int64? {
+        Int64.fromDatabaseValue(row[index])
     }
 
     // MARK: Committing

@@ -113,27 +113,39 @@ final class LogReaders: Sendable {
         log: Int64, limit: Int
     ) throws(StreamError) -> [(key: String, entry: IdempotencyIndex.Entry)] {
         try withReader("read the idempotency keys") { _, db in
-            let sql = """
-                SELECT idempotency_key, position, epoch, accepted, traceparent FROM events INDEXED BY events_idempotency
-                WHERE idempotency_key IS NOT NULL AND position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?
-                """
-            let rows = try Row.fetchCursor(
-                db, sql: sql,
-                arguments: [
-                    EventPosition.of(log: log, offset: 0),
-                    EventPosition.of(log: log, offset: EventPosition.maximumOffset), limit,
-                ])
+            // By SQLite's functions here too: GRDB would end a text at its first NUL.
+            let statement = try db.makeStatement(
+                sql: """
+                    SELECT idempotency_key, position, epoch, accepted, traceparent
+                    FROM events INDEXED BY events_idempotency
+                    WHERE idempotency_key IS NOT NULL AND position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?
+                    """)
+            let handle = statement.sqliteStatement
+            defer { sqlite3_reset(handle) }
+            sqlite3_bind_int64(handle, 1, EventPosition.of(log: log, offset: 0))
+            sqlite3_bind_int64(handle, 2, EventPosition.of(log: log, offset: EventPosition.maximumOffset))
+            sqlite3_bind_int64(handle, 3, Int64(limit))
+            func text(_ index: CInt) -> String? {
+                guard let start = sqlite3_column_text(handle, index) else { return nil }
+                let bytes = UnsafeBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
+                return String(decoding: bytes, as: UTF8.self)
+            }
             var keys: [(key: String, entry: IdempotencyIndex.Entry)] = []
-            while let row = try rows.next() {
+            while true {
+                let code = sqlite3_step(handle)
+                if code == SQLITE_DONE { return keys.reversed() }
+                guard code == SQLITE_ROW else { throw LogDatabase.failure(db, code) }
+                // What is damaged here is told when the event is read.
+                guard let key = text(0), let epoch = UInt32(exactly: sqlite3_column_int64(handle, 2)) else { continue }
                 keys.append(
                     (
-                        row[0],
+                        key,
                         IdempotencyIndex.Entry(
-                            offset: EventPosition.offset(row[1]), epoch: row[2],
-                            acceptedUnixNano: UInt64(bitPattern: row[3] as Int64), traceparent: row[4])
+                            offset: EventPosition.offset(sqlite3_column_int64(handle, 1)), epoch: epoch,
+                            acceptedUnixNano: UInt64(bitPattern: sqlite3_column_int64(handle, 3)),
+                            traceparent: text(4))
                     ))
             }
-            return keys.reversed()
         }
     }
 

@@ -105,7 +105,7 @@ struct LogState: Sendable {
         // Decide: which events are new, and whether there is room for them.
         var originals: [Int: IdempotencyIndex.Entry] = [:]  // index → what stands for it
         var twins: [Int: Int] = [:]  // index → an earlier index of this batch
-        var seen: [String: Int] = [:]
+        var seen: [ExactText: Int] = [:]
         var newCount = 0
         var newBytes = 0
         for (index, event) in events.enumerated() {
@@ -114,11 +114,11 @@ struct LogState: Sendable {
                     originals[index] = entry
                     continue
                 }
-                if let twin = seen[key] {
+                if let twin = seen[ExactText(key)] {
                     twins[index] = twin
                     continue
                 }
-                seen[key] = index
+                seen[ExactText(key)] = index
             }
             let bytes = event.byteCount
             guard bytes <= maximumEventBytes else {

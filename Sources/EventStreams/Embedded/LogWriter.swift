@@ -140,7 +140,10 @@ final class LogWriter: Sendable {
 
     /// Writes everything that waits in these streams, in as many transactions as the limits ask for.
     private func write(_ streams: [EmbeddedStream], _ core: StoreCore) {
-        var remaining = streams
+        // One that had lazy and then urgent work is there twice, and must not have two shares in one transaction: both
+        // would bring the row of a new epoch.
+        var logs = Set<Int64>()
+        var remaining = streams.count > 1 ? streams.filter { logs.insert($0.log).inserted } : streams
         while !remaining.isEmpty {
             var shares: [Share] = []
             var next: [EmbeddedStream] = []

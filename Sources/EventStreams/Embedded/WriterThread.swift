@@ -20,7 +20,12 @@ struct WriterThread: @unchecked Sendable {
     }
 
     init(_ run: @escaping @Sendable () -> Void) {
-        let body = Unmanaged.passRetained(Body(run)).toOpaque()
+        let body = Unmanaged.passRetained(
+            Body {
+                Self.nameThread()
+                run()
+            }
+        ).toOpaque()
         #if canImport(Darwin)
             var thread: pthread_t?
             let result = pthread_create(

@@ -1,7 +1,8 @@
 /// The report as tidy CSV (RFC 4180): a row for each cell, also for empty ones, whose figures are blank, not zero.
 public enum HeatmapCSV {
     static let header = [
-        "window_start", "window_end", "device_group", "stage", "count", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms",
+        "window_start", "window_end", "device_group", "stage", "count", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
+        "max_ms",
         "level", "slo_ms", "over_slo_count", "late_count", "state", "trace_ids",
     ]
 

@@ -45,7 +45,8 @@ public enum HeatmapHTML {
         let hasStages = rows.contains { !$0.total.stages.isEmpty }
         let unit = "\(grid.quantileName) in milliseconds"
         var html = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"\(unit)\">\n<table>\n"
-        html += "<caption>\(unit), for each group and window. Open a cell for its slowest traces.</caption>\n<thead><tr>"
+        html +=
+            "<caption>\(unit), for each group and window. Open a cell for its slowest traces.</caption>\n<thead><tr>"
         html += "<th scope=\"col\" class=\"group\">group</th>"
         for window in grid.windows { html += "<th scope=\"col\">\(label(window, grid))</th>" }
         html += "<th scope=\"col\">all</th><th scope=\"col\">n</th>"
@@ -78,7 +79,8 @@ public enum HeatmapHTML {
     private static func cell(_ cell: HeatmapGrid.Cell?, _ grid: HeatmapGrid, _ label: String) -> String {
         guard let cell else { return "<td class=\"none\">·</td>" }
         let hasValue = cell.count >= HeatmapGrid.noSample
-        let figure = hasValue
+        let figure =
+            hasValue
             ? (cell.count < HeatmapGrid.lowSample ? "~" : "") + Figures.milliseconds(cell.quantileNano) : "--"
         let classes = hasValue ? cell.level.letter.lowercased() : "few"
         var html = "<td class=\"\(classes)\"><details name=\"cell\"><summary>\(figure)"
@@ -91,9 +93,11 @@ public enum HeatmapHTML {
         html += " · max \(Figures.milliseconds(cell.maxNano)) ms"
         html += "<br>over \(Figures.milliseconds(grid.sloNano)) ms: \(Figures.grouped(cell.overSLO))"
         if !cell.stages.isEmpty {
-            html += "<br>mean: " + cell.stages.map {
-                "\(escape($0.stage)) \(Figures.milliseconds($0.meanNano)) ms (\(Int(($0.share * 100).rounded())) %)"
-            }.joined(separator: " · ")
+            html +=
+                "<br>mean: "
+                + cell.stages.map {
+                    "\(escape($0.stage)) \(Figures.milliseconds($0.meanNano)) ms (\(Int(($0.share * 100).rounded())) %)"
+                }.joined(separator: " · ")
         }
         for trace in cell.slowest {
             html += "<br><code>\(trace.traceID)</code> \(Figures.milliseconds(trace.latencyNano)) ms"
@@ -110,7 +114,8 @@ public enum HeatmapHTML {
         let omitted = grid.omittedRows + grid.rows.count - shown
         if omitted > 0 { html += "<p>\(Figures.grouped(UInt64(omitted))) more groups are in the CSV.</p>" }
         if grid.overflowed > 0 {
-            html += "<p>\(Figures.grouped(grid.overflowed)) latencies are in (other): more groups came than the settings "
+            html +=
+                "<p>\(Figures.grouped(grid.overflowed)) latencies are in (other): more groups came than the settings "
             html += "allow.</p>"
         }
         html += "<p>Percentiles are nearest rank on merged base-2 exponential sketches of scale 6, exact up to "

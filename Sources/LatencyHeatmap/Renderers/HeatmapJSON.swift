@@ -13,7 +13,8 @@ public enum HeatmapJSON {
         }.joined(separator: ",")
         text += "],\"groups\":["
         for (index, row) in grid.rows.enumerated() {
-            text += (index > 0 ? "," : "") + "{\"group\":\(string(row.group)),\"total\":" + cell(row.total) + ",\"cells\":["
+            text +=
+                (index > 0 ? "," : "") + "{\"group\":\(string(row.group)),\"total\":" + cell(row.total) + ",\"cells\":["
             text += row.cells.map { $0.map(cell) ?? "null" }.joined(separator: ",")
             text += "]}"
         }

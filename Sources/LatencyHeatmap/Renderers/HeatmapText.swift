@@ -114,13 +114,17 @@ public enum HeatmapText {
                 "-- n<\(HeatmapGrid.noSample)", "· none", "* revised",
             ], width: width)
         if hidden > 0 {
-            lines += wrap(["\(hidden) earlier windows are not shown:", "use a longer window or a wider terminal"], width: width)
+            lines += wrap(
+                ["\(hidden) earlier windows are not shown:", "use a longer window or a wider terminal"], width: width)
         }
         let omitted = grid.omittedRows + grid.rows.count - shown
         if omitted > 0 { lines += wrap(["\(omitted) more groups are not shown:", "see the CSV"], width: width) }
         if grid.overflowed > 0 {
             lines += wrap(
-                ["\(Figures.grouped(grid.overflowed)) latencies are in (other):", "more groups came than the settings allow"],
+                [
+                    "\(Figures.grouped(grid.overflowed)) latencies are in (other):",
+                    "more groups came than the settings allow",
+                ],
                 width: width)
         }
         return lines

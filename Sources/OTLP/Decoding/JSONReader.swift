@@ -160,7 +160,9 @@ struct JSONReader {
         if offset < end, base[offset] == UInt8(ascii: "-") { offset += 1 }
         let whole = digits()
         guard whole > 0 else { throw failure(.malformed, "a value was expected") }
-        if whole > 1, base[offset - whole] == UInt8(ascii: "0") { throw failure(.malformed, "a number with a leading zero") }
+        if whole > 1, base[offset - whole] == UInt8(ascii: "0") {
+            throw failure(.malformed, "a number with a leading zero")
+        }
         if offset < end, base[offset] == UInt8(ascii: ".") {
             offset += 1
             guard digits() > 0 else { throw failure(.malformed, "a digit was expected") }
@@ -319,7 +321,8 @@ struct JSONReader {
         case UInt8(ascii: "u"):
             var scalar = try fourHexDigits()
             if scalar & 0xFC00 == 0xD800 {
-                guard end - offset >= 2, base[offset] == UInt8(ascii: "\\"), base[offset + 1] == UInt8(ascii: "u") else {
+                guard end - offset >= 2, base[offset] == UInt8(ascii: "\\"), base[offset + 1] == UInt8(ascii: "u")
+                else {
                     throw failure(.malformed, "half a surrogate pair")
                 }
                 offset += 2
@@ -341,7 +344,9 @@ struct JSONReader {
         guard end - offset >= 4 else { throw failure(.truncated, "an escape ends here") }
         var value: UInt32 = 0
         for _ in 0..<4 {
-            guard let digit = JSONReader.hexDigit(base[offset]) else { throw failure(.malformed, "a hex digit was expected") }
+            guard let digit = JSONReader.hexDigit(base[offset]) else {
+                throw failure(.malformed, "a hex digit was expected")
+            }
             value = value << 4 | UInt32(digit)
             offset += 1
         }

@@ -73,12 +73,16 @@ enum BytesEqual {
         guard let a else { return count == 0 }
         var at = 0
         while at &+ 8 <= count {
-            guard a.loadUnaligned(fromByteOffset: at, as: UInt64.self) == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+            guard
+                a.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+                    == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
             else { return false }
             at &+= 8
         }
         while at < count {
-            guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else { return false }
+            guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else {
+                return false
+            }
             at &+= 1
         }
         return true

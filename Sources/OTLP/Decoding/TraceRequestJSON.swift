@@ -142,7 +142,9 @@ extension TraceRequestScanner {
                 if try reader.takeNull() { return }
                 let value = try reader.integer()
                 let limit = UInt64(Int64.max) + (value.negative ? 1 : 0)
-                guard value.magnitude <= limit else { throw reader.failure(.unexpectedType, "a 64-bit integer was expected") }
+                guard value.magnitude <= limit else {
+                    throw reader.failure(.unexpectedType, "a 64-bit integer was expected")
+                }
                 (kind, bits) = (.int, value.negative ? 0 &- value.magnitude : value.magnitude)
             } else if scan.matches(field, "boolValue") {
                 if try reader.takeNull() { return }

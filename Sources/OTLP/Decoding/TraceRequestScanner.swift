@@ -117,6 +117,8 @@ public struct TraceRequestScanner: Sendable {
         var reader = reader
         var key: Int?
         var value: ProtobufReader?
+        var kind = ScannedAttribute.Kind.empty
+        var bits: UInt64 = 0
         while !reader.isAtEnd {
             let tag = try reader.tag()
             switch tag {
@@ -124,35 +126,36 @@ public struct TraceRequestScanner: Sendable {
                 key = keys.find(try reader.bytes())
                 // Encoders write the key first: an attribute that nobody asked for ends here, its value unread.
                 if key == nil { return }
-            case 0x12: value = try reader.message()
+            case 0x12:
+                // A message that comes in parts is their merger; no encoder writes it so.
+                if let value { try readValue(value, &kind, &bits, scan) }
+                value = try reader.message()
             default: try reader.skip(tag)
             }
         }
-        if let key { try appendValue(value, key: key, into: scan) }
+        guard let key else { return }
+        if let value { try readValue(value, &kind, &bits, scan) }
+        scan.appendAttribute(ScannedAttribute(key: UInt8(truncatingIfNeeded: key), kind: kind, bits: bits))
     }
 
-    private func appendValue(
-        _ reader: ProtobufReader?, key: Int, into scan: TraceScan
+    private func readValue(
+        _ reader: ProtobufReader, _ kind: inout ScannedAttribute.Kind, _ bits: inout UInt64, _ scan: TraceScan
     ) throws(OTLPDecodingError) {
-        var kind = ScannedAttribute.Kind.empty
-        var bits: UInt64 = 0
-        if var reader {
-            while !reader.isAtEnd {
-                let tag = try reader.tag()
-                switch tag {
-                case 0x0A: (kind, bits) = (.string, pack(range(try reader.bytes(), in: scan)))
-                case 0x10: (kind, bits) = (.bool, try reader.varint() != 0 ? 1 : 0)
-                case 0x18: (kind, bits) = (.int, try reader.varint())
-                case 0x21: (kind, bits) = (.double, try reader.fixed64())
-                case 0x3A: (kind, bits) = (.bytes, pack(range(try reader.bytes(), in: scan)))
-                case 0x2A, 0x32:
-                    kind = .other
-                    try reader.skip(tag)
-                default: try reader.skip(tag)
-                }
+        var reader = reader
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            switch tag {
+            case 0x0A: (kind, bits) = (.string, pack(range(try reader.bytes(), in: scan)))
+            case 0x10: (kind, bits) = (.bool, try reader.varint() != 0 ? 1 : 0)
+            case 0x18: (kind, bits) = (.int, try reader.varint())
+            case 0x21: (kind, bits) = (.double, try reader.fixed64())
+            case 0x3A: (kind, bits) = (.bytes, pack(range(try reader.bytes(), in: scan)))
+            case 0x2A, 0x32:
+                kind = .other
+                try reader.skip(tag)
+            default: try reader.skip(tag)
             }
         }
-        scan.appendAttribute(ScannedAttribute(key: UInt8(truncatingIfNeeded: key), kind: kind, bits: bits))
     }
 
     @inline(__always)

@@ -35,7 +35,9 @@ struct HeatmapCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How to show it.", valueName: "form"))
     var format = Format.text
 
-    @Option(help: ArgumentHelp("Attribute that names the groups. Default device.group, else service.name.", valueName: "key"))
+    @Option(
+        help: ArgumentHelp(
+            "Attribute that names the groups. Default device.group, else service.name.", valueName: "key"))
     var by: String?
 
     @Option(help: ArgumentHelp("p50, p99.9, 0.95. Default p95.", valueName: "q"))
@@ -44,7 +46,9 @@ struct HeatmapCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Length of a column: 30s, 5m, 1h, 1d.", valueName: "duration"))
     var window: String?
 
-    @Option(help: ArgumentHelp("produce, gateway, stream, deliver, receive, replay; span for other programs'.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp(
+            "produce, gateway, stream, deliver, receive, replay; span for other programs'.", valueName: "name"))
     var stage: String?
 
     @Option(help: ArgumentHelp("Begin: 2026-11-23T08:00:00Z, or 4h before now.", valueName: "time"))
@@ -71,7 +75,8 @@ struct HeatmapCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Of files: only spans with this name.", valueName: "name"))
     var name: String?
 
-    @Option(help: ArgumentHelp("Of files: only internal, server, client, producer or consumer spans.", valueName: "kind"))
+    @Option(
+        help: ArgumentHelp("Of files: only internal, server, client, producer or consumer spans.", valueName: "kind"))
     var kind: Kind?
 
     @Option(help: ArgumentHelp("Of files: only spans of this service.name.", valueName: "name"))
@@ -136,7 +141,8 @@ struct HeatmapCommand: AsyncParsableCommand {
 
     private var items: [(name: String, value: String)] {
         [
-            ("by", by), ("quantile", quantile), ("window", window), ("stage", stage), ("since", since), ("until", until),
+            ("by", by), ("quantile", quantile), ("window", window), ("stage", stage), ("since", since),
+            ("until", until),
             ("tz", tz), ("slo", slo), ("levels", levels), ("sort", sort), ("limit", limit),
         ].compactMap { name, value in value.map { (name, $0) } }
     }
@@ -211,7 +217,8 @@ struct HeatmapCommand: AsyncParsableCommand {
                 for message in try OTLPFile(bytes).messages {
                     switch message {
                     case .json(let range): try engine.ingest(json: UnsafeRawBufferPointer(rebasing: bytes[range]))
-                    case .protobuf(let range): try engine.ingest(protobuf: UnsafeRawBufferPointer(rebasing: bytes[range]))
+                    case .protobuf(let range):
+                        try engine.ingest(protobuf: UnsafeRawBufferPointer(rebasing: bytes[range]))
                     }
                 }
             }

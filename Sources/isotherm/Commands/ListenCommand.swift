@@ -29,7 +29,8 @@ struct ListenCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Begin after this event. Default: with the next one.", valueName: "id"))
     var after: String?
 
-    @Option(help: ArgumentHelp("line: id, type and data; data: only the data; json: an object a line.", valueName: "form"))
+    @Option(
+        help: ArgumentHelp("line: id, type and data; data: only the data; json: an object a line.", valueName: "form"))
     var format = Format.line
 
     @Option(help: ArgumentHelp("End after so many events.", valueName: "n"))
@@ -89,7 +90,8 @@ struct ListenCommand: AsyncParsableCommand {
             var object = ["type": event.type, "data": event.data]
             object["id"] = event.id
             object["traceparent"] = event.traceparent
-            let data = try? JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
+            let data = try? JSONSerialization.data(
+                withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
             return String(decoding: data ?? Data(), as: UTF8.self) + "\n"
         }
     }

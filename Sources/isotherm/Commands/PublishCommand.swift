@@ -75,9 +75,10 @@ struct PublishCommand: AsyncParsableCommand {
     }
 
     private func send(_ payload: [UInt8], _ client: HTTPClient) throws {
-        var headers = options.headers + [
-            ("Content-Type", contentType), ("Idempotency-Key", idempotencyKey ?? UUID().uuidString),
-        ]
+        var headers =
+            options.headers + [
+                ("Content-Type", contentType), ("Idempotency-Key", idempotencyKey ?? UUID().uuidString),
+            ]
         if let type { headers.append(("X-Event-Type", type)) }
         if let key { headers.append(("X-Event-Key", key)) }
         if let traceparent { headers.append(("traceparent", traceparent)) }
@@ -104,7 +105,9 @@ struct PublishCommand: AsyncParsableCommand {
         case failed(String, isFinal: Bool, after: Double)
     }
 
-    private func attempt(_ url: String, _ headers: [(String, String)], _ payload: [UInt8], _ client: HTTPClient) -> Outcome {
+    private func attempt(_ url: String, _ headers: [(String, String)], _ payload: [UInt8], _ client: HTTPClient)
+        -> Outcome
+    {
         do {
             let response = try client.post(url, headers: headers, body: payload)
             guard response.status == 202 else {

@@ -33,7 +33,8 @@ struct ServeCommand: AsyncParsableCommand {
 
     @Option(
         name: .customLong("set"),
-        help: ArgumentHelp("Any setting, for example gateway.durability=written. Can be repeated.", valueName: "key=value"))
+        help: ArgumentHelp(
+            "Any setting, for example gateway.durability=written. Can be repeated.", valueName: "key=value"))
     var settings: [String] = []
 
     @Flag(help: "Print the settings in force, as YAML, and exit. Tokens are not shown.")
@@ -45,7 +46,8 @@ struct ServeCommand: AsyncParsableCommand {
     func run() async throws {
         let result: SettingsReader.Result
         do {
-            result = try SettingsReader(environment: ProcessInfo.processInfo.environment).read(file: config, flags: flags())
+            result = try SettingsReader(environment: ProcessInfo.processInfo.environment).read(
+                file: config, flags: flags())
             try result.configuration.validate()
         } catch {
             Terminal.note("Error: \(error)")
@@ -101,9 +103,11 @@ struct ServeCommand: AsyncParsableCommand {
     private static func greeting(_ configuration: PushServerConfiguration, port: Int) -> String {
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         let url = "http://\(host):\(port)"
-        let tracing = configuration.telemetry.endpoint.map { "exports to \($0)" }
+        let tracing =
+            configuration.telemetry.endpoint.map { "exports to \($0)" }
             ?? "off; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go"
-        let who = configuration.gateway.tenants.isEmpty
+        let who =
+            configuration.gateway.tenants.isEmpty
             ? "everybody who reaches this address" : configuration.gateway.tenants.map(\.name).joined(separator: ", ")
         return """
             isotherm \(TelemetrySDK.version) listens on \(url)

@@ -43,14 +43,17 @@ struct DemoCommand: AsyncParsableCommand {
     private static let window = Duration.seconds(5)
 
     func validate() throws {
-        guard (7...20_000).contains(devices) else { throw ValidationError("--devices \(devices) is not from 7 to 20000.") }
+        guard (7...20_000).contains(devices) else {
+            throw ValidationError("--devices \(devices) is not from 7 to 20000.")
+        }
         guard rate > 0, rate <= 10_000 else { throw ValidationError("--rate \(rate) is not from 0 to 10000.") }
         do { _ = try Values.duration(duration) } catch { throw ValidationError("--duration: \(error)") }
     }
 
     func run() async throws {
         StopSignal.install()
-        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("isotherm-demo-\(UUID().uuidString)")
+        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent(
+            "isotherm-demo-\(UUID().uuidString)")
         defer { try? FileManager.default.removeItem(at: scratch) }
         do {
             try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
@@ -92,11 +95,14 @@ struct DemoCommand: AsyncParsableCommand {
         configuration.heatmap.window = Self.window
         configuration.delivery.drainInterval = .milliseconds(200)
         let server = try await RunningServer(configuration, logger)
-        Terminal.note("server on \(server.url); spans go to \(farEnd == nil ? telemetry.endpoint ?? "nobody" : "a second Isotherm")")
+        Terminal.note(
+            "server on \(server.url); spans go to \(farEnd == nil ? telemetry.endpoint ?? "nobody" : "a second Isotherm")"
+        )
 
         let fleet = DemoFleet(port: server.port, devices: devices, topics: Self.topics)
         try await fleet.start()
-        Terminal.note("\(fleet.count) devices in \(fleet.groups.count) groups are connected; publishing for \(duration)")
+        Terminal.note(
+            "\(fleet.count) devices in \(fleet.groups.count) groups are connected; publishing for \(duration)")
         let producers = Self.topics.map { DemoProducer(topic: $0) }
         for producer in producers { producer.start(url: server.url, perSecond: rate / Double(producers.count)) }
         let receipts = DemoReceipts()
@@ -117,18 +123,22 @@ struct DemoCommand: AsyncParsableCommand {
         await server.stop()
         await farEnd?.stop()
 
-        let checks = [
-            check("events published", published > 0, "\(published)"),
-            check(
-                "published × subscribers = delivered", isDelivered && totals.received == expected,
-                producers.map { "\($0.topic) \($0.published) × \(fleet.subscribers(of: $0.topic))" }.joined(separator: " + ")
-                    + " = \(expected), received \(totals.received)"),
-            check(
-                "each once and in order", totals.repeated == 0 && totals.missing == 0 && totals.resets == 0,
-                "repeated \(totals.repeated), missing \(totals.missing), after \(totals.reconnects) reconnections"),
-            check("devices' receipts", receipts.accepted == totals.received, "\(receipts.accepted) of \(totals.received)"),
-            check("span ledger balances", server.ledger.isBalanced, "\(server.ledger)"),
-        ] + (farEnd.map { farChecks($0.server, server.server) } ?? [])
+        let checks =
+            [
+                check("events published", published > 0, "\(published)"),
+                check(
+                    "published × subscribers = delivered", isDelivered && totals.received == expected,
+                    producers.map { "\($0.topic) \($0.published) × \(fleet.subscribers(of: $0.topic))" }.joined(
+                        separator: " + ")
+                        + " = \(expected), received \(totals.received)"),
+                check(
+                    "each once and in order", totals.repeated == 0 && totals.missing == 0 && totals.resets == 0,
+                    "repeated \(totals.repeated), missing \(totals.missing), after \(totals.reconnects) reconnections"),
+                check(
+                    "devices' receipts", receipts.accepted == totals.received,
+                    "\(receipts.accepted) of \(totals.received)"),
+                check("span ledger balances", server.ledger.isBalanced, "\(server.ledger)"),
+            ] + (farEnd.map { farChecks($0.server, server.server) } ?? [])
             + producers.compactMap { producer in producer.problem.map { check(producer.topic, false, $0) } }
         Terminal.print("\nreport: \(output)/heatmap.html, \(output)/heatmap.csv, \(output)/heatmap.txt\n")
         return checks.allSatisfy { $0 }
@@ -162,7 +172,8 @@ struct DemoCommand: AsyncParsableCommand {
     private func report(_ server: PushServer) throws {
         let grid: HeatmapGrid
         do { grid = try server.heatmap.snapshot(query: DemoScreen.query) } catch { throw SettingError(error.cause) }
-        Terminal.print("\n" + HeatmapText.render(grid, width: Terminal.width, style: Terminal.hasColour ? .ansi : .plain) + "\n")
+        Terminal.print(
+            "\n" + HeatmapText.render(grid, width: Terminal.width, style: Terminal.hasColour ? .ansi : .plain) + "\n")
         do {
             try FileManager.default.createDirectory(atPath: output, withIntermediateDirectories: true)
             for (form, text) in [

@@ -93,7 +93,9 @@ final class DemoFleet: Sendable {
             .channelOption(.socketOption(.so_rcvbuf), value: device.profile.readPauseMilliseconds > 0 ? 4_096 : 65_536)
             .channelOption(.autoRead, value: device.profile.readPauseMilliseconds == 0)
             .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(DeviceHandler(device)) }
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(DeviceHandler(device))
+                }
             }
             .connect(host: "127.0.0.1", port: port)
             .whenFailure { _ in
@@ -174,7 +176,9 @@ private final class DeviceHandler: ChannelInboundHandler {
         if !hasHead {
             head.writeBuffer(&bytes)
             guard let end = head.readableBytesView.firstRange(of: Array("\r\n\r\n".utf8)) else { return }
-            guard head.readableBytesView.starts(with: Array("HTTP/1.1 200".utf8)) else { return context.close(promise: nil) }
+            guard head.readableBytesView.starts(with: Array("HTTP/1.1 200".utf8)) else {
+                return context.close(promise: nil)
+            }
             head.moveReaderIndex(to: end.upperBound)
             bytes = head
             hasHead = true

@@ -52,7 +52,9 @@ struct DemoScreen {
     }
 
     private var heatmap: String {
-        guard let grid = try? server.heatmap.snapshot(query: Self.query) else { return "waiting for the first receipts\n" }
+        guard let grid = try? server.heatmap.snapshot(query: Self.query) else {
+            return "waiting for the first receipts\n"
+        }
         return HeatmapText.render(grid, width: Terminal.width, style: Terminal.hasColour ? .ansi : .plain)
     }
 }

@@ -104,13 +104,16 @@ final class DemoReceipts: Sendable {
         await thread.withLock { $0 }?.join()
     }
 
-    private func send(_ receipts: ArraySlice<DemoFleet.Receipt>, _ fleet: DemoFleet, _ url: String, _ client: HTTPClient) {
+    private func send(
+        _ receipts: ArraySlice<DemoFleet.Receipt>, _ fleet: DemoFleet, _ url: String, _ client: HTTPClient
+    ) {
         let reports = Dictionary(grouping: receipts, by: \.group).map { group, receipts in
             let list = receipts.map { "{\"id\":\"\($0.id)\",\"received_at_unix_nano\":\"\($0.unixNano)\"}" }
             return "{\"group\":\"\(fleet.groups[group])\",\"receipts\":[\(list.joined(separator: ","))]}"
         }
         let body = Array("[\(reports.joined(separator: ","))]".utf8)
-        let response = try? client.post("\(url)/v1/receipts", headers: [("Content-Type", "application/json")], body: body)
+        let response = try? client.post(
+            "\(url)/v1/receipts", headers: [("Content-Type", "application/json")], body: body)
         if response?.status == 202 { sent.add(UInt64(receipts.count), ordering: .relaxed) }
     }
 }

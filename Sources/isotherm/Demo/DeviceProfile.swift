@@ -21,7 +21,8 @@ struct DeviceProfile {
         DeviceProfile(group: "Android-12", share: 3, baseMilliseconds: 90, jitterMilliseconds: 35, spikeEvery: 40),
         DeviceProfile(group: "Web-Chrome", share: 3, baseMilliseconds: 8, jitterMilliseconds: 5),
         DeviceProfile(group: "Car-EU", share: 2, baseMilliseconds: 120, jitterMilliseconds: 60, breakSeconds: 6),
-        DeviceProfile(group: "TV-slow-reader", share: 1, baseMilliseconds: 15, jitterMilliseconds: 5, readPauseMilliseconds: 400),
+        DeviceProfile(
+            group: "TV-slow-reader", share: 1, baseMilliseconds: 15, jitterMilliseconds: 5, readPauseMilliseconds: 400),
     ]
 
     /// So many devices over all groups, by their shares, at least one each.

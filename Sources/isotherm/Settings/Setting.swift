@@ -36,23 +36,29 @@ struct Setting {
             .bytes("gateway.max_batch_bytes", \.gateway.maxBatchBytes, "largest body of a batch"),
             .integer("gateway.max_batch_events", \.gateway.maxBatchEvents, "most events of a batch"),
             .choice(
-                "gateway.durability", \.gateway.durability, "before the 202: memory, written (survives a crash of the "
+                "gateway.durability", \.gateway.durability,
+                "before the 202: memory, written (survives a crash of the "
                     + "process) or fsync (survives power failure)"),
             .bool("gateway.allow_anonymous", \.gateway.allowsAnonymous, "no tokens although the address is public"),
-            .number("gateway.quota.events_per_second", \.gateway.defaultQuota.eventsPerSecond, "open tenant; 0: no limit"),
-            .optionalNumber("gateway.quota.event_burst", \.gateway.defaultQuota.eventBurst, "default one second's worth"),
-            .number("gateway.quota.bytes_per_second", \.gateway.defaultQuota.bytesPerSecond, "open tenant; 0: no limit"),
+            .number(
+                "gateway.quota.events_per_second", \.gateway.defaultQuota.eventsPerSecond, "open tenant; 0: no limit"),
+            .optionalNumber(
+                "gateway.quota.event_burst", \.gateway.defaultQuota.eventBurst, "default one second's worth"),
+            .number(
+                "gateway.quota.bytes_per_second", \.gateway.defaultQuota.bytesPerSecond, "open tenant; 0: no limit"),
             .optionalNumber("gateway.quota.byte_burst", \.gateway.defaultQuota.byteBurst, "default one second's worth"),
             .integer("gateway.quota.connections", \.gateway.defaultQuota.connections, "open tenant; 0: no limit"),
 
             .choice(
                 "delivery.spans", \.delivery.spans,
-                "deliveries exported as spans: summary (per event and group, with the slowest and a random one), all, none"),
+                "deliveries exported as spans: summary (per event and group, with the slowest and a random one), all, none"
+            ),
             .duration("delivery.heartbeat", \.delivery.heartbeatInterval, "between comments on a quiet stream"),
             .duration("delivery.retry", \.delivery.retry, "the stream's retry: field"),
             .duration("delivery.join_interval", \.delivery.joinInterval, "events within it share one send; 0ms: off"),
             .bytes("delivery.max_queued_bytes", \.delivery.maxQueuedBytes, "most bytes waiting for one connection"),
-            .duration("delivery.stall_timeout", \.delivery.stallTimeout, "a connection that takes nothing is closed after"),
+            .duration(
+                "delivery.stall_timeout", \.delivery.stallTimeout, "a connection that takes nothing is closed after"),
             .integer("delivery.max_connections", \.delivery.maxConnections, "most streams"),
             .integer("delivery.max_groups", \.delivery.maxGroups, "device groups with a label of their own"),
             .integer("delivery.max_topics_per_connection", \.delivery.maxTopicsPerConnection, "topics of one stream"),
@@ -70,14 +76,16 @@ struct Setting {
             } show: {
                 $0.heatmap.retainedWindows.map(String.init) ?? ""
             },
-            Setting("heatmap.lateness", "spans later than this mark a cell as revised") { configuration, text
-                throws(SettingError) in
+            Setting("heatmap.lateness", "spans later than this mark a cell as revised") {
+                configuration, text
+                    throws(SettingError) in
                 configuration.heatmap.lateness = try Values.duration(text)
             } show: {
                 $0.heatmap.lateness.map(Values.text) ?? ""
             },
             .integer("heatmap.max_groups", \.heatmap.maxGroups, "rows; the rest share (other)"),
-            .list("heatmap.group_by", \.heatmap.groupBy, "attributes that name a received span's group; the first wins"),
+            .list(
+                "heatmap.group_by", \.heatmap.groupBy, "attributes that name a received span's group; the first wins"),
             .bytes("otlp.max_bytes", \.maxOTLPBytes, "largest body of POST /v1/traces"),
             .bytes("otlp.max_decompressed_bytes", \.maxOTLPDecompressedBytes, "the same after gzip is undone"),
         ]

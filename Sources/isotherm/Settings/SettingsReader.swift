@@ -23,11 +23,13 @@ struct SettingsReader {
     func read(file: String?, flags: [(key: String, value: String)]) throws -> Result {
         let settings = Setting.all()
         let entries = try file.map(Self.entries) ?? []
-        try Self.checkKeys(entries.map { ($0.path, " in \(file ?? "")") } + flags.map { (Self.path($0.key), "") }, settings)
+        try Self.checkKeys(
+            entries.map { ($0.path, " in \(file ?? "")") } + flags.map { (Self.path($0.key), "") }, settings)
         var warnings: [String] = []
 
         let (telemetry, telemetryWarnings) = TelemetryConfiguration.fromEnvironment(
-            environment.merging(["OTEL_SERVICE_NAME": "isotherm"]) { given, fallback in given.isEmpty ? fallback : given })
+            environment.merging(["OTEL_SERVICE_NAME": "isotherm"]) { given, fallback in given.isEmpty ? fallback : given
+            })
         warnings += telemetryWarnings
         var configuration = PushServerConfiguration(dataDirectory: "./isotherm-data", telemetry: telemetry)
 
@@ -109,7 +111,9 @@ struct SettingsReader {
         return entries
     }
 
-    private static func collect(_ mapping: Node.Mapping, _ path: [String], _ file: String, _ entries: inout [Entry]) throws {
+    private static func collect(_ mapping: Node.Mapping, _ path: [String], _ file: String, _ entries: inout [Entry])
+        throws
+    {
         for (key, value) in mapping {
             guard let name = key.scalar?.string else { throw SettingError("\(file): a key is not a word") }
             let path = path + [name]
@@ -150,7 +154,8 @@ struct SettingsReader {
                 let name = path.count > 1 ? path[1] : "NAME"
                 candidates = Setting.tenantKeys.map { "tenants.\(name).\($0.key)" }
             }
-            let hint = Spelling.nearest(to: key, among: candidates).map { "; did you mean \"\($0)\"?" }
+            let hint =
+                Spelling.nearest(to: key, among: candidates).map { "; did you mean \"\($0)\"?" }
                 ?? "; isotherm serve --print-config lists the keys"
             throw SettingError("unknown key \"\(key)\"\(place)\(hint)")
         }
@@ -158,7 +163,8 @@ struct SettingsReader {
 
     private func unknownVariables(_ settings: [Setting]) -> [String] {
         let known = settings.map(\.environmentName)
-        return environment.keys.sorted().filter { $0.hasPrefix("ISOTHERM_") && !known.contains($0) }.compactMap { name in
+        return environment.keys.sorted().filter { $0.hasPrefix("ISOTHERM_") && !known.contains($0) }.compactMap {
+            name in
             guard let nearest = Spelling.nearest(to: name, among: known) else { return nil }
             return "the environment has \(name), which is no setting; did you mean \(nearest)?"
         }
@@ -180,13 +186,17 @@ extension PushServerConfiguration {
             open = parents
             let value = setting.show(self)
             let indent = String(repeating: "  ", count: parents.count)
-            let line = value.isEmpty ? "\(indent)# \(path[parents.count]):" : "\(indent)\(path[parents.count]): \(quoted(value))"
+            let line =
+                value.isEmpty
+                ? "\(indent)# \(path[parents.count]):" : "\(indent)\(path[parents.count]): \(quoted(value))"
             text += line + String(repeating: " ", count: max(2, 44 - line.count)) + "# \(setting.help)\n"
         }
         for tenant in gateway.tenants {
             text += tenant.name == gateway.tenants[0].name ? "tenants:\n" : ""
-            text += "  \(tenant.name):\n    tokens: <redacted>\n    events_per_second: \(tenant.quota.eventsPerSecond)\n"
-            text += "    bytes_per_second: \(tenant.quota.bytesPerSecond)\n    connections: \(tenant.quota.connections)\n"
+            text +=
+                "  \(tenant.name):\n    tokens: <redacted>\n    events_per_second: \(tenant.quota.eventsPerSecond)\n"
+            text +=
+                "    bytes_per_second: \(tenant.quota.bytesPerSecond)\n    connections: \(tenant.quota.connections)\n"
         }
         return text
     }

@@ -38,7 +38,8 @@ enum Values {
     }
 
     static func text(bytes: Int) -> String {
-        for (unit, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] where bytes > 0 && bytes % size == 0 {
+        for (unit, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] where bytes > 0 && bytes % size == 0
+        {
             return "\(bytes / size)\(unit)"
         }
         return "\(bytes)"
