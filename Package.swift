@@ -48,7 +48,7 @@ let package = Package(
         .target(
             name: "TracingBridge",
             dependencies: [
-                "Telemetry",
+                "Telemetry", "OTLP",
                 .product(name: "Tracing", package: "swift-distributed-tracing"),
                 .product(name: "Instrumentation", package: "swift-distributed-tracing"),
                 .product(name: "ServiceContextModule", package: "swift-service-context"),
@@ -110,6 +110,12 @@ let package = Package(
         .testTarget(name: "OTLPTests", dependencies: ["OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
             name: "TelemetryTests", dependencies: ["Telemetry", "OTLP", "Gzip", "TestSupport"],
+            swiftSettings: swiftSettings),
+        .testTarget(
+            name: "TracingBridgeTests",
+            dependencies: [
+                "TracingBridge", "Telemetry", "TestSupport", .product(name: "Tracing", package: "swift-distributed-tracing"),
+            ],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "OTLP", "TestSupport"],

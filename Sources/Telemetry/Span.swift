@@ -243,6 +243,17 @@ public struct Span: Sendable {
     /// Ends the span: it is encoded and waits for the collector. A time before the start counts as the start.
     @inlinable
     public func end(at instant: Instant? = nil) {
+        end(name: UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount), at: instant)
+    }
+
+    /// The same under another name, for names that are known only at run time. 96 bytes of it are kept.
+    public func end(name: String, at instant: Instant? = nil) {
+        var name = name
+        name.withUTF8 { end(name: $0, at: instant) }
+    }
+
+    @inlinable @inline(__always)
+    func end(name: UnsafeBufferPointer<UInt8>, at instant: Instant?) {
         guard let slot, SpanSlot.state(slot).exchange(from: word, to: word & ~3 | SpanSlot.ending) else { return }
         let end = (instant ?? Clock.now()).unixNano
         SpanFields.encode(slot, context, name, endUnixNano: max(end, slot.pointee.startUnixNano))
@@ -317,7 +328,7 @@ enum SpanFields {
     /// code}, 16 flags.
     @inlinable
     static func encode(
-        _ slot: UnsafeMutablePointer<SpanSlot>, _ context: SpanContext, _ name: StaticString, endUnixNano: UInt64
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ context: SpanContext, _ name: UnsafeBufferPointer<UInt8>, endUnixNano: UInt64
     ) {
         let dropped = slot.pointee.droppedAttributes | slot.pointee.droppedEvents | slot.pointee.droppedLinks
         let isSpecial = slot.pointee.statusCode != 0 || context.traceState != nil || dropped != 0
@@ -334,11 +345,10 @@ enum SpanFields {
             place = Wire.byte(8, at: place)
             place = Wire.bigEndian64(slot.pointee.parentSpanID, at: place)
         }
-        let nameCount = wholeCharacters(
-            UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount), in: maxNameBytes)
+        let nameCount = wholeCharacters(name, in: maxNameBytes)
         place = Wire.byte(0x2A, at: place)
         place = Wire.byte(UInt8(truncatingIfNeeded: nameCount), at: place)
-        place = Wire.copy(name.utf8Start, count: nameCount, to: place)
+        if let start = name.baseAddress { place = Wire.copy(start, count: nameCount, to: place) }
         place = Wire.byte(0x30, at: place)
         place = Wire.byte(slot.pointee.kind, at: place)
         place = Wire.byte(0x39, at: place)

@@ -19,9 +19,7 @@ final class DataDirectory: Sendable {
     /// Creates the directory if need be and locks it until ``release()``.
     init(path: String) throws(StreamError) {
         self.path = path
-        if mkdir(path, 0o700) != 0 && errno != EEXIST {
-            throw Self.failure("create the data directory \(path)")
-        }
+        try Self.create(path)
         let lockPath = path + "/lock"
         let descriptor = open(lockPath, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw Self.failure("open \(lockPath)") }
@@ -41,6 +39,16 @@ final class DataDirectory: Sendable {
         let pid = Array("\(getpid())\n".utf8)
         if ftruncate(descriptor, 0) == 0 { _ = pid.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) } }
         lockDescriptor = descriptor
+    }
+
+    /// With the directories above it, which are made like any others.
+    private static func create(_ path: String) throws(StreamError) {
+        var parent = ""
+        for part in path.split(separator: "/", omittingEmptySubsequences: false).dropLast() {
+            parent += part + "/"
+            if parent != "/", mkdir(parent, 0o755) != 0, errno != EEXIST { throw failure("create \(parent)") }
+        }
+        if mkdir(path, 0o700) != 0, errno != EEXIST { throw failure("create the data directory \(path)") }
     }
 
     func release() {
