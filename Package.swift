@@ -114,7 +114,8 @@ let package = Package(
         .testTarget(
             name: "TracingBridgeTests",
             dependencies: [
-                "TracingBridge", "Telemetry", "TestSupport", .product(name: "Tracing", package: "swift-distributed-tracing"),
+                "TracingBridge", "Telemetry", "TestSupport",
+                .product(name: "Tracing", package: "swift-distributed-tracing"),
             ],
             swiftSettings: swiftSettings),
         .testTarget(

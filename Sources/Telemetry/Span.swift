@@ -328,7 +328,8 @@ enum SpanFields {
     /// code}, 16 flags.
     @inlinable
     static func encode(
-        _ slot: UnsafeMutablePointer<SpanSlot>, _ context: SpanContext, _ name: UnsafeBufferPointer<UInt8>, endUnixNano: UInt64
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ context: SpanContext, _ name: UnsafeBufferPointer<UInt8>,
+        endUnixNano: UInt64
     ) {
         let dropped = slot.pointee.droppedAttributes | slot.pointee.droppedEvents | slot.pointee.droppedLinks
         let isSpecial = slot.pointee.statusCode != 0 || context.traceState != nil || dropped != 0

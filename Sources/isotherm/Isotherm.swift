@@ -9,17 +9,17 @@ struct Isotherm: AsyncParsableCommand {
         discussion: """
             Start with a look:
 
-              isotherm demo                                  a server, a fleet and a heatmap, in half a minute
+              isotherm demo                              a server, a fleet, a heatmap
 
             Then run it:
 
-              isotherm serve                                 on 127.0.0.1:8080, keeping events in ./isotherm-data
-              isotherm listen orders --group iOS-15+         be a device
-              isotherm publish orders '{"a":1}'              be a producer
-              isotherm heatmap http://127.0.0.1:8080         see where it is slow
+              isotherm serve                             on 127.0.0.1:8080
+              isotherm listen orders --group iOS-15+     be a device
+              isotherm publish orders '{"a":1}'          be a producer
+              isotherm heatmap http://127.0.0.1:8080     see where it is slow
 
-            Data goes to standard output, everything else to standard error. The exit status is 0 for success, 1 for a
-            failure and 64 for wrong usage.
+            Data goes to standard output, everything else to standard error. The exit
+            status is 0 for success, 1 for a failure and 64 for wrong usage.
             """,
         version: TelemetrySDK.version,
         subcommands: [

@@ -53,7 +53,8 @@ public enum HeatmapHTML {
         if hasStages { html += "<th scope=\"col\" class=\"worst\">worst stage</th>" }
         html += "</tr></thead>\n<tbody>\n"
         for row in rows {
-            html += "<tr><th scope=\"row\" class=\"group\" dir=\"auto\">\(escape(row.group))</th>"
+            html += "<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"\(escape(row.group))\">"
+            html += "\(escape(row.group))</th>"
             for (index, cell) in row.cells.enumerated() {
                 html += self.cell(cell, grid, label(grid.windows[index], grid))
             }
@@ -154,7 +155,7 @@ public enum HeatmapHTML {
         caption{text-align:left;color:var(--soft);padding-bottom:.4rem;caption-side:top}
         thead th{font-weight:500;color:var(--soft);text-align:right;padding:.15rem .45rem;white-space:nowrap}
         th.group{position:sticky;left:0;background:var(--page);text-align:left;font-weight:600;max-width:16rem;
-        padding:.15rem .6rem .15rem 0;overflow-wrap:break-word;z-index:1}
+        padding:.15rem .6rem .15rem 0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;z-index:1}
         td{padding:0;text-align:right;white-space:nowrap;border-radius:4px;vertical-align:top}
         td.none,td.n,td.worst{padding:.2rem .5rem;color:var(--soft)}
         td.worst,th.worst{text-align:left}
@@ -164,12 +165,15 @@ public enum HeatmapHTML {
         summary::-webkit-details-marker{display:none}
         summary i{font-style:normal;font-size:.72em;opacity:.75;margin-left:.3em}
         summary:focus-visible{outline:2px solid currentColor;outline-offset:1px;border-radius:4px}
-        details div{padding:.3rem .5rem .5rem;text-align:left;white-space:normal;width:18rem;max-width:70vw;
-        border-top:1px solid var(--line);font-size:.85rem}
+        details{position:relative}
+        details div{position:absolute;left:0;top:100%;z-index:2;padding:.5rem .7rem;text-align:left;width:max-content;
+        max-width:min(26rem,75vw);white-space:normal;color:var(--ink);background:var(--page);font-size:.85rem;
+        border:1px solid var(--line);border-radius:6px;box-shadow:0 4px 16px #0003}
+        .scroll:has(details[open]){padding-bottom:13rem}
         code{font:.78rem ui-monospace,monospace;overflow-wrap:anywhere}
         .legend span{padding:.1rem .45rem;border-radius:4px;color:var(--ink)}
         .empty{padding:2rem 0;color:var(--soft)}
-        @media(max-width:40rem){body{padding:.75rem;font-size:14px}th.group{max-width:7.5rem}}
+        @media(max-width:40rem){body{padding:.75rem;font-size:14px}th.group{max-width:8.5rem}}
         @media print{body{padding:0}.scroll{overflow:visible}td,.legend span{print-color-adjust:exact;
         -webkit-print-color-adjust:exact}}
         """

@@ -10,13 +10,14 @@ struct HeatmapCommand: AsyncParsableCommand {
         commandName: "heatmap",
         abstract: "Render latencies per group and window, from a running server or from OTLP files.",
         discussion: """
-              isotherm heatmap http://127.0.0.1:8080                    a running server
-              isotherm heatmap http://127.0.0.1:8080 --watch 2s         again and again
-              isotherm heatmap traces.json traces.pb.gz --by service.name --format html --output report.html
+              isotherm heatmap http://127.0.0.1:8080             a running server
+              isotherm heatmap http://127.0.0.1:8080 --watch 2s  again and again
+              isotherm heatmap traces.json traces.pb.gz --format html -o report.html
               zcat traces.json.gz | isotherm heatmap - --name checkout --quantile p99
 
-            Files are those of the Collector's file exporter: OTLP as JSON lines or as protobuf, plain or gzip. A span's
-            latency is isotherm.latency_ns if it has that attribute, its duration otherwise.
+            Files are those of the Collector's file exporter: OTLP as JSON lines or as
+            protobuf, plain or gzip. A span's latency is isotherm.latency_ns if it has
+            that attribute, its duration otherwise.
             """)
 
     enum Format: String, CaseIterable, ExpressibleByArgument {

@@ -11,8 +11,9 @@ struct ListenCommand: AsyncParsableCommand {
               isotherm listen orders --group iOS-15+
               isotherm listen orders prices --format json --receipts
 
-            After a break it resumes with the last id, so that nothing is missing and nothing comes twice. Where the
-            server cannot continue from that id, it sends isotherm.reset, which is printed like any event.
+            After a break it resumes with the last id, so that nothing is missing and
+            nothing comes twice. Where the server cannot continue from that id, it sends
+            isotherm.reset, which is printed like any event.
             """)
 
     enum Format: String, CaseIterable, ExpressibleByArgument { case line, data, json }

@@ -7,12 +7,13 @@ struct PublishCommand: AsyncParsableCommand {
         commandName: "publish",
         abstract: "Send events.",
         discussion: """
-              isotherm publish orders '{"a":1}'                       one event
-              isotherm publish orders --file order.json               one event, from a file
-              tail -f prices.log | isotherm publish prices -          one event for each line
+              isotherm publish orders '{"a":1}'               one event
+              isotherm publish orders --file order.json       one event, from a file
+              tail -f prices.log | isotherm publish prices -  one event for each line
 
-            Prints the id of each event once it is as durable as the server promises. A request that fails on the way is
-            sent again with the same Idempotency-Key, so that no event is there twice.
+            Prints the id of each event once it is as durable as the server promises. A
+            request that fails on the way is sent again with the same Idempotency-Key,
+            so that no event is there twice.
             """)
 
     @Argument(help: "Where to: letters, digits, . _ -")

@@ -14,12 +14,15 @@ struct ServeCommand: AsyncParsableCommand {
         commandName: "serve",
         abstract: "Run the pipeline.",
         discussion: """
-            Works without any setting: it listens on 127.0.0.1:8080, keeps events in ./isotherm-data, and waits for the
-            disk before it answers 202. Settings come from flags, then from ISOTHERM_* in the environment (dots become
-            underscores: ISOTHERM_GATEWAY_DURABILITY), then from the file; --print-config shows them all.
+            Works without any setting: it listens on 127.0.0.1:8080, keeps events in
+            ./isotherm-data, and waits for the disk before it answers 202. Settings come
+            from flags, then from ISOTHERM_* in the environment (dots become
+            underscores: ISOTHERM_GATEWAY_DURABILITY), then from the file; --print-
+            config shows them all.
 
-            Spans are exported when OTEL_EXPORTER_OTLP_ENDPOINT says where to; the other OTEL_* variables apply as well.
-            SIGTERM drains: streams are closed with a jittered retry:, then the log and the tracer are flushed.
+            Spans are exported when OTEL_EXPORTER_OTLP_ENDPOINT says where to; the other
+            OTEL_* variables apply as well. SIGTERM drains: streams are closed with a
+            jittered retry:, then the log and the tracer are flushed.
             """)
 
     @Option(help: ArgumentHelp("Settings, a YAML file.", valueName: "file"))

@@ -12,15 +12,18 @@ struct DemoCommand: AsyncParsableCommand {
         commandName: "demo",
         abstract: "A server, a fleet of simulated devices and producers; the heatmap fills in.",
         discussion: """
-            Everything goes over real sockets: producers POST, the server keeps the events on disk and pushes them, the
-            devices listen, resume when their connection breaks, and report when they received what. Some groups are slow
+            Everything goes over real sockets: producers POST, the server keeps the
+            events on disk and pushes them, the devices listen, resume when their
+            connection breaks, and report when they received what. Some groups are slow
             on purpose, on the devices' side.
 
-            The server's spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; without one, to a second
-            Isotherm in this process, which counts them at the far end.
+            The server's spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT
+            names; without one, to a second Isotherm in this process, which counts them
+            at the far end.
 
-            At the end there are heatmap.html, heatmap.csv and heatmap.txt. The exit status is 0 only if every event
-            reached every device once, in order, and the ledgers balance.
+            At the end there are heatmap.html, heatmap.csv and heatmap.txt. The exit
+            status is 0 only if every event reached every device once, in order, and the
+            ledgers balance.
             """)
 
     @Option(help: ArgumentHelp("How long events are published.", valueName: "duration"))
