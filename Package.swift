@@ -134,6 +134,13 @@ let package = Package(
             dependencies: ["PushPipeline", "EventStreams", "Telemetry", "LatencyHeatmap", "TestSupport"],
             swiftSettings: swiftSettings),
         .testTarget(
+            name: "PushServerTests",
+            dependencies: [
+                "PushServer", "PushPipeline", "PushClient", "EventStreams", "TestSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+            ],
+            swiftSettings: swiftSettings),
+        .testTarget(
             name: "EndToEndTests",
             dependencies: [
                 "isotherm", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP", "LatencyHeatmap",

@@ -1,0 +1,181 @@
+import Foundation
+import NIOCore
+import TestSupport
+import Testing
+
+@testable import PushServer
+
+@Suite("Reading request heads")
+struct RequestHeadTests {
+    private func read(_ text: String) -> RequestHead.Outcome { RequestHead.read(ByteBuffer(string: text)) }
+
+    @Test("a plain head is read, whatever the case of its names")
+    func plain() throws {
+        let text =
+            "POST /v1/events/a?group=iOS-15+ HTTP/1.1\r\nHost: x\r\nCONTENT-length:  12 \r\nX-A: 1\r\nx-a: 2\r\n\r\nbody"
+        guard case .head(let head) = read(text) else {
+            Issue.record("not plain")
+            return
+        }
+        #expect(head.method == "POST" && head.path == "/v1/events/a" && head.query == "group=iOS-15+")
+        #expect(head.contentLength == 12 && head.byteCount == text.utf8.count - 4)
+        #expect(head.first("x-a") == "1" && head.count("x-a") == 2 && head.first("x-b") == nil)
+    }
+
+    @Test(
+        "what is out of the ordinary is left to the general codec",
+        arguments: [
+            "GET / HTTP/1.0\r\n\r\n", "GET  / HTTP/1.1\r\n\r\n", "GET http://x/ HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nA : b\r\n\r\n", "GET / HTTP/1.1\r\n folded\r\n\r\n", "GET / HTTP/1.1\r\n: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n",
+            "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", "GET / HTTP/1.1\r\nA: b\u{0}c\r\n\r\n",
+            "GET /\u{1} HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\nA: b\r\n\r\n", "GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ])
+    func odd(text: String) {
+        guard case .notPlain = read(text) else {
+            Issue.record("taken as plain: \(text.debugDescription)")
+            return
+        }
+    }
+
+    @Test("every beginning of a head is incomplete")
+    func incomplete() {
+        let text = "GET /v1/events/a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+        for count in 0..<text.utf8.count {
+            guard case .incomplete = RequestHead.read(ByteBuffer(bytes: text.utf8.prefix(count))) else {
+                Issue.record("complete after \(count) bytes")
+                return
+            }
+        }
+    }
+
+    @Test("fifty thousand mutated heads are read or refused, and what is read is inside the bytes")
+    func fuzz() {
+        let seed = Array(
+            "POST /v1/events/a?x=%41 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nAccept: */*\r\n\r\n".utf8)
+        var random = SplitMix(state: 7)
+        var plain = 0
+        for _ in 0..<50_000 {
+            var bytes = seed
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                let at = Int.random(in: 0..<bytes.count, using: &random)
+                switch Int.random(in: 0..<4, using: &random) {
+                case 0: bytes[at] = UInt8.random(in: 0...255, using: &random)
+                case 1: bytes.insert(bytes[Int.random(in: 0..<bytes.count, using: &random)], at: at)
+                case 2 where bytes.count > 1: bytes.remove(at: at)
+                default: bytes[at] = [0x0A, 0x0D, 0x20, 0x3A, 0x00, 0xFF].randomElement(using: &random) ?? 0
+                }
+            }
+            guard case .head(let head) = RequestHead.read(ByteBuffer(bytes: bytes)) else { continue }
+            plain += 1
+            if head.byteCount > bytes.count || (head.contentLength ?? 0) < 0 || !head.path.hasPrefix("/") {
+                Issue.record("\(bytes)")
+            }
+            _ = QueryString(head.query)
+        }
+        #expect(plain > 1_000)
+    }
+
+    @Test("queries are decoded as Python does, and + is a plus")
+    func queries() throws {
+        var random = SplitMix(state: 3)
+        let alphabet = Array("ab%4g1F+=é微 /?".unicodeScalars).map(String.init)
+        let texts = (0..<2_000).map { _ in
+            (0..<Int.random(in: 0...10, using: &random)).map { _ in alphabet.randomElement(using: &random) ?? "" }
+                .joined()
+        }
+        // None where an escape is broken or the bytes are not UTF-8.
+        let program = """
+            import json, re, sys
+            from urllib.parse import unquote_to_bytes
+            for text in json.load(sys.stdin):
+                value = None
+                if not re.search("%(?![0-9A-Fa-f]{2})", text):
+                    try: value = unquote_to_bytes(text).decode()
+                    except UnicodeDecodeError: pass
+                print(json.dumps(value))
+            """
+        let lines = try Peers.python(program, input: JSONEncoder().encode(texts)).text.split(separator: "\n")
+        #expect(lines.count == texts.count)
+        for (text, line) in zip(texts, lines) {
+            let expected = try JSONDecoder().decode(String?.self, from: Data(line.utf8))
+            #expect(QueryString.decode(text.utf8) == expected, "\(text)")
+        }
+        let query = try #require(QueryString("group=iOS-15+&topic=a&topic=b&empty&x=1=2"))
+        #expect(query.first("group") == "iOS-15+" && query.all("topic") == ["a", "b"])
+        #expect(query.first("empty") == "" && query.first("x") == "1=2")
+    }
+
+    @Test("times are read as Python reads them, to the nanosecond")
+    func times() throws {
+        var random = SplitMix(state: 5)
+        var texts: [String] = []
+        for _ in 0..<500 {
+            func two(_ range: ClosedRange<Int>) -> String {
+                String(format: "%02d", Int.random(in: range, using: &random))
+            }
+            let zone = ["Z", "+08:00", "-03:30", "+05:45"].randomElement(using: &random) ?? "Z"
+            let fraction = [".5", ".123456", ".000001", ""].randomElement(using: &random) ?? ""
+            texts.append(
+                "\(Int.random(in: 1971...2200, using: &random))-\(two(1...12))-\(two(1...28))T\(two(0...23)):\(two(0...59)):"
+                    + "\(two(0...59))\(fraction)\(zone)")
+        }
+        let program = """
+            import json, sys
+            from datetime import datetime, timezone, timedelta
+            epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+            for text in json.load(sys.stdin):
+                delta = datetime.fromisoformat(text) - epoch
+                print((delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000)
+            """
+        let lines = try Peers.python(program, input: JSONEncoder().encode(texts)).text.split(separator: "\n")
+        for (text, line) in zip(texts, lines) { #expect(RFC3339.unixNano(text) == UInt64(line), "\(text)") }
+        #expect(
+            RFC3339.unixNano("2026-11-23T08:30:00.123456789Z")?.quotientAndRemainder(dividingBy: 1_000).remainder == 789
+        )
+        for bad in [
+            "", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00:00+8",
+            "1969-12-31T23:59:59Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00ZZ",
+        ] {
+            #expect(RFC3339.unixNano(bad) == nil, "\(bad)")
+        }
+    }
+
+    @Test("what the JSON writer writes, Python reads back")
+    func json() throws {
+        let texts = ["", "a\"b\\c/", "\u{0}\u{1}\u{1F}\u{7F}", "line\nbreak\r\ttab", "微信 🚗 é", "\u{2028}", "</script>"]
+        var writer = JSONWriter()
+        writer.beginObject()
+        writer.key("texts")
+        writer.beginArray()
+        for text in texts { writer.value(text) }
+        writer.endArray()
+        writer.field("n", UInt64.max)
+        writer.field("yes", true)
+        writer.endObject()
+        let program =
+            "import json,sys; v=json.load(sys.stdin); print(json.dumps([v['texts'], v['n'] == 2**64-1, v['yes']]))"
+        let output = try Peers.python(program, input: Data(writer.bytes)).standardOutput
+        let parsed = try #require(try JSONSerialization.jsonObject(with: output) as? [Any])
+        #expect(parsed[0] as? [String] == texts)
+        #expect(parsed[1] as? Bool == true && parsed[2] as? Bool == true)
+    }
+}
+
+/// A generator whose sequence is the same on every run.
+struct SplitMix: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}
