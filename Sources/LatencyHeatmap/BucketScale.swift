@@ -13,7 +13,7 @@ public enum BucketScale {
     /// Largest relative error of a bucket's representative value: (b - 1) / (b + 1) for b = 2^(1/64).
     public static let relativeError = 0.005_416
 
-    /// Largest whole number of nanoseconds in each bucket.
+    /// Largest whole number of nanoseconds in each bucket: exact up to 2^46, 19 hours; beyond, to one part in 2^52.
     nonisolated(unsafe) private static let upperEdges: UnsafePointer<UInt64> = {
         let edges = UnsafeMutablePointer<UInt64>.allocate(capacity: positionCount)
         edges[0] = 0

@@ -29,8 +29,9 @@ struct CivilTime: Sendable {
     private static func offset(_ text: String) -> Int? {
         let bytes = Array(text.utf8)
         guard bytes.count == 6, bytes[0] == UInt8(ascii: "+") || bytes[0] == UInt8(ascii: "-"),
-            bytes[3] == UInt8(ascii: ":"), let hours = Int(text.dropFirst().prefix(2)),
-            let minutes = Int(text.suffix(2)),
+            bytes[3] == UInt8(ascii: ":"),
+            [1, 4].allSatisfy({ (0x30...0x39).contains(bytes[$0]) }),
+            let hours = Int(text.dropFirst().prefix(2)), let minutes = Int(text.suffix(2)),
             hours <= 18, minutes < 60
         else { return nil }
         return (hours * 3_600 + minutes * 60) * (bytes[0] == UInt8(ascii: "-") ? -1 : 1)
@@ -39,6 +40,43 @@ struct CivilTime: Sendable {
     func offset(atUnixSecond second: Int64) -> Int64 {
         Int64(zone.secondsFromGMT(for: Date(timeIntervalSince1970: TimeInterval(second))))
     }
+
+    // MARK: Windows
+
+    /// Where the window that holds a moment begins: where the wall clock's reading passed a multiple of the length.
+    ///
+    /// A day is one window, however long it is on that day. A shorter window begins anew when the clock is set back to its
+    /// beginning.
+    func windowStart(_ second: Int64, length: Int64) -> Int64 {
+        let offset = offset(atUnixSecond: second)
+        let reading = Self.floor(second + offset, length)
+        var start = reading - offset
+        let before = self.offset(atUnixSecond: start)
+        // The clock was changed in between.
+        if before != offset, reading - before <= second { start = reading - before }
+        if length >= 86_400 {
+            let earlier = self.offset(atUnixSecond: start - 1)
+            if Self.floor(start - 1 + earlier, length) == reading { start = reading - earlier }
+        }
+        return start
+    }
+
+    /// Where the window that holds a moment ends.
+    func windowEnd(_ second: Int64, length: Int64) -> Int64 {
+        let start = windowStart(second, length: length)
+        let offset = offset(atUnixSecond: start)
+        let reading = Self.floor(start + offset, length) + length
+        let end = reading - offset
+        let next = windowStart(end, length: length)
+        return next > start ? next : reading - self.offset(atUnixSecond: end)
+    }
+
+    /// The largest multiple that is not larger than a number.
+    static func floor(_ number: Int64, _ multiple: Int64) -> Int64 {
+        (number >= 0 ? number / multiple : (number - multiple + 1) / multiple) * multiple
+    }
+
+    // MARK: Texts
 
     /// Year, month, day, hour, minute and second on the wall there.
     func fields(atUnixSecond second: Int64) -> (year: Int, month: Int, day: Int, hour: Int, minute: Int, second: Int) {

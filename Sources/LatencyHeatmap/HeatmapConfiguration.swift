@@ -98,11 +98,11 @@ public struct HeatmapError: Error, Sendable, CustomStringConvertible {
 }
 
 extension Duration {
-    /// Whole nanoseconds, not below zero.
+    /// Whole nanoseconds, not below zero and not beyond 64 bits.
     var nanoseconds: UInt64 {
         let (seconds, attoseconds) = components
         guard seconds >= 0, attoseconds >= 0 else { return 0 }
-        return UInt64(seconds).multipliedReportingOverflow(by: 1_000_000_000).overflow
-            ? .max : UInt64(seconds) * 1_000_000_000 + UInt64(attoseconds) / 1_000_000_000
+        let (whole, overflow) = UInt64(seconds).multipliedReportingOverflow(by: 1_000_000_000)
+        return overflow ? .max : whole.saturatingAdding(UInt64(attoseconds) / 1_000_000_000)
     }
 }

@@ -24,6 +24,8 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     public let configuration: HeatmapConfiguration
     let windowNano: UInt64
     private let latenessNano: UInt64?
+    /// From a window's start to the moment after which what still comes is late.
+    private let openNano: UInt64?
     private let maxFutureNano: UInt64?
     private let lock = Mutex<Void>(())
     private var state: State
@@ -50,6 +52,7 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         self.configuration = configuration
         windowNano = configuration.window.nanoseconds
         latenessNano = configuration.lateness?.nanoseconds
+        openNano = latenessNano.map { [windowNano] in windowNano.saturatingAdding($0) }
         maxFutureNano = configuration.maxFuture?.nanoseconds
         state = State(groups: NameTable(limit: configuration.maxGroups))
         scans = ScanPool(configuration: configuration)
@@ -84,6 +87,7 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         stage: StageID, group: GroupID, endUnixNano: UInt64, latencyNano: UInt64, count: UInt64 = 1,
         traceID: (high: UInt64, low: UInt64)? = nil
     ) {
+        guard count > 0 else { return }
         let now = configuration.now()
         locked { state in
             state.nowUnixNano = now
@@ -116,6 +120,7 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     public func recordStagePart(
         stage: StageID, group: GroupID, endUnixNano: UInt64, latencyNano: UInt64, count: UInt64 = 1
     ) {
+        guard count > 0 else { return }
         let now = configuration.now()
         locked { state in
             state.nowUnixNano = now
@@ -134,10 +139,8 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         _ state: inout State, _ stage: Int, _ group: Int, _ endUnixNano: UInt64, _ count: UInt64,
         _ body: (inout CellContent) -> Void
     ) -> Refusal? {
+        if let refusal = admit(&state, endUnixNano) { return refusal }
         let index = Int64(endUnixNano / windowNano)
-        if state.current?.index != index {
-            if let refusal = select(&state, index, endUnixNano) { return refusal }
-        }
         guard let plane = state.current else { return .expired }
         let number = plane.number(group: group, stage: stage)
         if plane.isSealed {
@@ -146,9 +149,10 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         }
         if plane.cells[number].sealed != nil { plane.cells[number].open() }
         body(&plane.cells[number])
-        if let latenessNano, UInt64(index + 1) * windowNano + latenessNano < state.nowUnixNano {
-            plane.cells[number].late += count
-            state.ledger.late += count
+        let start = UInt64(index) * windowNano
+        if let openNano, state.nowUnixNano > start, state.nowUnixNano - start > openNano {
+            plane.cells[number].late = plane.cells[number].late.saturatingAdding(count)
+            state.ledger.late = state.ledger.late.saturatingAdding(count)
         }
         if endUnixNano > state.latestUnixNano { state.latestUnixNano = endUnixNano }
         state.ledger.latencies = state.ledger.latencies.saturatingAdding(count)
@@ -156,12 +160,19 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         return nil
     }
 
-    /// Makes the window's plane the current one.
-    @inline(never)
-    private func select(_ state: inout State, _ index: Int64, _ endUnixNano: UInt64) -> Refusal? {
+    /// Makes the plane of the window in which a latency ended the current one, if it may still be counted.
+    @inline(__always)
+    func admit(_ state: inout State, _ endUnixNano: UInt64) -> Refusal? {
+        // Asked for each latency, also of a window that exists: what is allowed must not depend on the order.
         if let maxFutureNano, endUnixNano > state.nowUnixNano, endUnixNano - state.nowUnixNano > maxFutureNano {
             return .future
         }
+        let index = Int64(endUnixNano / windowNano)
+        return state.current?.index == index ? nil : select(&state, index)
+    }
+
+    @inline(never)
+    private func select(_ state: inout State, _ index: Int64) -> Refusal? {
         if let plane = state.planes[index] {
             state.current = plane
             return nil

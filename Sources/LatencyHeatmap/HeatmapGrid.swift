@@ -103,7 +103,8 @@ extension HeatmapGrid {
     private typealias Copied = [(group: Int, stage: Int, content: CellContent)]
 
     static func build(from engine: HeatmapEngine, query: HeatmapQuery) throws(HeatmapError) -> HeatmapGrid {
-        func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
+        func invalid(_ cause: String) -> HeatmapError { HeatmapQuery.invalid(cause) }
+        try query.validate()
         let settings = engine.configuration
         if let by = query.by, !settings.groupBy.contains(by) {
             throw invalid("by: groups are made from \(settings.groupBy.joined(separator: ", ")), not from \"\(by)\"")
@@ -134,8 +135,10 @@ extension HeatmapGrid {
         let until = query.until.map(second) ?? .max
         let last = indices.last { $0 * base < until } ?? 0
         let isWhole = query.since == nil && settings.lateness == nil
-        let since = query.since.map(second) ?? (isWhole ? .min / 2 : last * base - 59 * (asked ?? base))
-        guard since < until else { throw invalid("since: the range ends before it begins") }
+        let since = query.since.map(second) ?? (isWhole ? .min / 2 : Self.start(last * base, 59, asked ?? base, civil))
+        guard since < until else {
+            throw invalid("since: \(civil.rfc3339(since)) is not before until, \(civil.rfc3339(until))")
+        }
         let chosen = indices.filter { ($0 + 1) * base > since && $0 * base < until }
         let length = asked ?? Self.length(for: ((chosen.last ?? 0) - (chosen.first ?? 0) + 1) * base, base: base)
         if let first = chosen.first, let last = chosen.last, (last - first) * base / length >= HeatmapQuery.maxWindows {
@@ -177,9 +180,9 @@ extension HeatmapGrid {
                 ? 1 : HeatmapEngine.foreignStage)
 
         var builder = Builder(
-            stage: stage, chain: chain, stageNames: stageNames, query: query, length: length,
-            openAfter: settings.lateness.map { Int64(now / 1_000_000_000) - Int64($0.nanoseconds / 1_000_000_000) })
-        for copy in copies { builder.add(copy.cells, startingAt: copy.index * base, civil) }
+            stage: stage, chain: chain, stageNames: stageNames, query: query, length: length, base: base, civil: civil,
+            now: now, lateness: settings.lateness?.nanoseconds)
+        for copy in copies { builder.add(copy.cells, startingAt: copy.index * base) }
         let all = builder.rows(groupNames)
         let kept = query.limit.map { Array(all.prefix($0)) } ?? all
         return HeatmapGrid(
@@ -191,6 +194,12 @@ extension HeatmapGrid {
             levels: query.levels.map(\.nanoseconds), sloNano: (query.slo ?? query.levels[2]).nanoseconds,
             groupBy: settings.groupBy, timeZone: query.timeZone,
             overflowed: all.contains { $0.group == NameTable.overflowName } ? overflowed : 0, civil: civil)
+    }
+
+    /// Start of the column that lies so many before the one of a moment. Columns of a day may differ by an hour.
+    private static func start(_ second: Int64, _ columns: Int64, _ length: Int64, _ civil: CivilTime) -> Int64 {
+        let start = civil.windowStart(second, length: length)
+        return civil.windowStart(start - columns * length + length / 2, length: length)
     }
 
     /// The shortest usual length that gives at most 60 columns.
@@ -206,38 +215,41 @@ extension HeatmapGrid {
         let stageNames: [String]
         let query: HeatmapQuery
         let length: Int64
-        /// Windows that end after this may still get latencies that are not late; nil: all are final.
-        let openAfter: Int64?
+        /// Length of the windows that are kept.
+        let base: Int64
+        let civil: CivilTime
+        let now: UInt64
+        /// For so long after its end a window may still get latencies that are not late; nil: all are final.
+        let lateness: UInt64?
         private(set) var windows: [Window] = []
         /// For each column, by group, then stage.
         private var columns: [[Int: [Int: CellContent]]] = []
 
-        init(stage: Int, chain: [Int], stageNames: [String], query: HeatmapQuery, length: Int64, openAfter: Int64?) {
+        init(
+            stage: Int, chain: [Int], stageNames: [String], query: HeatmapQuery, length: Int64, base: Int64,
+            civil: CivilTime, now: UInt64, lateness: UInt64?
+        ) {
             self.stage = stage
             self.chain = chain
             self.stageNames = stageNames
             self.query = query
             self.length = length
-            self.openAfter = openAfter
+            self.base = base
+            self.civil = civil
+            self.now = now
+            self.lateness = lateness
         }
 
-        /// Windows begin at multiples of their length on the zone's own wall clock.
-        private func start(of second: Int64, _ civil: CivilTime) -> Int64 {
-            let offset = civil.offset(atUnixSecond: second)
-            let local = second + offset
-            return (local >= 0 ? local / length : (local - length + 1) / length) * length - offset
-        }
+        /// A zone's window ends inside of one that is kept when that one is longer than the zone's offset can be divided
+        /// by; then all of it belongs to the column in which it begins.
+        private func keptWindow(from second: Int64) -> Int64 { CivilTime.floor(second + base - 1, base) }
 
-        mutating func add(_ cells: Copied, startingAt second: Int64, _ civil: CivilTime) {
-            let begin = start(of: second, civil)
+        mutating func add(_ cells: Copied, startingAt second: Int64) {
             // Columns without a latency are there too: a gap in time must look like one.
-            while let last = windows.last, last.start < begin {
-                let next = last.end
-                windows.append(Window(start: next, end: next + length))
-                columns.append([:])
-            }
-            if windows.isEmpty {
-                windows.append(Window(start: begin, end: begin + length))
+            while windows.last.map({ $0.end <= second }) ?? true {
+                let start = windows.last?.end ?? keptWindow(from: civil.windowStart(second, length: length))
+                let end = keptWindow(from: civil.windowEnd(start, length: length))
+                windows.append(Window(start: start, end: Swift.max(end, start + base)))
                 columns.append([:])
             }
             let column = columns.count - 1
@@ -248,20 +260,19 @@ extension HeatmapGrid {
 
         func rows(_ names: [String]) -> [Row] {
             let groups = Set(columns.flatMap { $0.compactMap { $1[stage] == nil ? nil : $0 } }).filter {
-                names[$0].hasPrefix(query.groupPrefix)
+                // By bytes: one sender's name must not begin with half a character of the prefix.
+                names[$0].utf8.starts(with: query.groupPrefix.utf8)
             }
-            let rows = groups.map { group -> (isOverflow: Bool, row: Row) in
+            let rows = groups.compactMap { group -> (isOverflow: Bool, row: Row)? in
                 var total: [Int: CellContent] = [:]
                 let cells = columns.indices.map { column -> Cell? in
                     guard let stages = columns[column][group] else { return nil }
                     for (stage, content) in stages { total[stage, default: CellContent()].merge(content) }
                     return cell(stages, windows[column])
                 }
-                let all = cell(total, windows.last) ?? cells.compactMap { $0 }[0]
-                return (
-                    group == 0,
-                    Row(group: String(names[group].dropFirst(query.groupPrefix.count)), cells: cells, total: all)
-                )
+                guard let all = cell(total, windows.last) else { return nil }
+                let name = String(decoding: names[group].utf8.dropFirst(query.groupPrefix.utf8.count), as: UTF8.self)
+                return (group == 0, Row(group: name, cells: cells, total: all))
             }
             return rows.sorted { a, b in
                 // What did not fit comes last, whatever the order.
@@ -282,7 +293,8 @@ extension HeatmapGrid {
             let sketch = content.sketch
             guard let value = sketch.quantile(query.quantile) else { return nil }
             let levels = query.levels.map(\.nanoseconds)
-            let isOpen = openAfter.map { (window?.end ?? 0) > $0 } ?? false
+            let (end, overflow) = UInt64(Swift.max(0, window?.end ?? 0)).multipliedReportingOverflow(by: 1_000_000_000)
+            let isOpen = lateness.map { (overflow ? .max : end.saturatingAdding($0)) >= now } ?? false
             return Cell(
                 count: sketch.count, quantileNano: value, p50Nano: sketch.quantile(0.5) ?? 0,
                 p90Nano: sketch.quantile(0.9) ?? 0, p95Nano: sketch.quantile(0.95) ?? 0,

@@ -176,36 +176,38 @@ private struct SpanCounter {
         if isSummarised { return discard(.summarised, &state) }
         guard span.endUnixNano > 0 else { return discard(.noLatency, &state) }
 
-        let groupNumber = number(ofGroup: group, &state)
-        let stageNumber = stage.map { number(ofStage: $0, &state) } ?? HeatmapEngine.foreignStage
-        let refusal: HeatmapEngine.Refusal?
+        var sketch: Sketch?
+        var nanoseconds: UInt64 = 0
         if let sketchBytes {
-            guard let sketch = Sketch(encoded: scan.bytes(sketchBytes)), !sketch.isEmpty else {
+            guard let decoded = Sketch(encoded: scan.bytes(sketchBytes)), !decoded.isEmpty else {
                 return discard(.badSketch, &state)
             }
-            refusal = engine.update(&state, stageNumber, groupNumber, span.endUnixNano, sketch.count) { cell in
+            sketch = decoded
+        } else if let latency, latency >= 0 {
+            nanoseconds = UInt64(latency)
+        } else if span.endUnixNano >= span.startUnixNano, span.startUnixNano > 0 {
+            nanoseconds = span.endUnixNano - span.startUnixNano
+        } else {
+            return discard(.noLatency, &state)
+        }
+        // Before the names get their numbers: there is room for so many groups, and none is for what is not counted.
+        switch engine.admit(&state, span.endUnixNano) {
+        case nil: break
+        case .future: return discard(.future, &state)
+        case .expired: return discard(.expired, &state)
+        }
+        let groupNumber = number(ofGroup: group, &state)
+        let stageNumber = stage.map { number(ofStage: $0, &state) } ?? HeatmapEngine.foreignStage
+        engine.update(&state, stageNumber, groupNumber, span.endUnixNano, sketch?.count ?? 1) { cell in
+            if let sketch {
                 cell.sketch.merge(sketch)
                 note(span, sketch.max, &cell)
-            }
-        } else {
-            let nanoseconds: UInt64
-            if let latency, latency >= 0 {
-                nanoseconds = UInt64(latency)
-            } else if span.endUnixNano >= span.startUnixNano, span.startUnixNano > 0 {
-                nanoseconds = span.endUnixNano - span.startUnixNano
             } else {
-                return discard(.noLatency, &state)
-            }
-            refusal = engine.update(&state, stageNumber, groupNumber, span.endUnixNano, 1) { cell in
                 cell.sketch.insert(nanoseconds: nanoseconds)
                 note(span, nanoseconds, &cell)
             }
         }
-        switch refusal {
-        case nil: counted += 1
-        case .future: discard(.future, &state)
-        case .expired: discard(.expired, &state)
-        }
+        counted += 1
     }
 
     @inline(__always)
@@ -271,7 +273,8 @@ private struct SpanCounter {
     private func clipped(_ name: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         guard name.count > HeatmapEngine.maxGroupBytes else { return name }
         var end = HeatmapEngine.maxGroupBytes
-        while end > 0, name[end] & 0xC0 == 0x80 { end -= 1 }
+        // A character has at most three bytes after its first; more are none, and may be cut anywhere.
+        while end > HeatmapEngine.maxGroupBytes - 3, name[end] & 0xC0 == 0x80 { end -= 1 }
         return UnsafeRawBufferPointer(rebasing: name[..<end])
     }
 }

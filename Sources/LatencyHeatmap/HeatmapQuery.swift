@@ -72,7 +72,16 @@ public struct HeatmapQuery: Sendable {
         }
     }
 
-    private static func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
+    static func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
+
+    /// What the texts are checked for when they are read, for queries that were put together in a program.
+    func validate() throws(HeatmapError) {
+        guard quantile >= 0, quantile <= 1 else { throw Self.invalid("quantile: \(quantile) is not from 0 to 1") }
+        guard levels.count == 3, levels[0] < levels[1], levels[1] < levels[2] else {
+            throw Self.invalid("levels: \(levels) are not three ascending durations")
+        }
+        if let limit, limit < 0 { throw Self.invalid("limit: \(limit) is no number of rows") }
+    }
 
     /// `0.95`, `95`, `p95` or `P99.9`.
     private static func quantile(_ text: String) throws(HeatmapError) -> Double {
@@ -91,7 +100,9 @@ public struct HeatmapQuery: Sendable {
         ]
         for (unit, nanoseconds) in units where text.hasSuffix(unit) {
             guard let number = Int64(text.dropLast(unit.count)), number > 0, number < 1_000_000 else { continue }
-            return .nanoseconds(number * nanoseconds)
+            let (total, overflow) = number.multipliedReportingOverflow(by: nanoseconds)
+            guard !overflow else { break }
+            return .nanoseconds(total)
         }
         throw invalid("\(name): \"\(text)\" is no duration; give for example 500ms, 30s, 5m, 1h or 1d")
     }

@@ -113,11 +113,12 @@ public struct Sketch: Sendable, Equatable {
 
     // MARK: Reading
 
-    /// The smallest latency, in nanoseconds, that at least ⌈q·n⌉ of the values do not exceed; nil when there are none.
+    /// The smallest latency, in nanoseconds, that at least ⌈q·n⌉ of the values do not exceed; nil when there are none, or
+    /// when `q` is not a number.
     ///
     /// - Parameter q: from 0 to 1, used to a millionth.
     public func quantile(_ q: Double) -> UInt64? {
-        guard count > 0 else { return nil }
+        guard count > 0, !q.isNaN else { return nil }
         let millionths = UInt128((Swift.min(Swift.max(q, 0), 1) * 1_000_000).rounded())
         let rank = Swift.max(1, UInt64((millionths * UInt128(count) + 999_999) / 1_000_000))
         if isExact { return values[Int(rank) - 1] }
@@ -244,9 +245,9 @@ public struct Sketch: Sendable, Equatable {
                 difference < UInt64(BucketScale.positionCount), index == 0 || difference > 0
             else { return false }
             position += Int(difference)
-            let (sum, overflow) = seen.addingReportingOverflow(inBucket)
-            guard position < BucketScale.positionCount, !overflow else { return false }
-            seen = sum
+            guard position < BucketScale.positionCount else { return false }
+            // As `insert` does: a count stays at the largest number.
+            seen = seen.saturatingAdding(inBucket)
             increment(position, by: inBucket)
         }
         count = total
@@ -267,8 +268,8 @@ private struct Varint {
         while at < bytes.count, shift < 64 {
             let byte = bytes[at]
             at += 1
-            // The tenth byte has room for one bit.
-            if shift == 63, byte > 1 { return nil }
+            // The tenth byte has room for one bit, and the shortest form has no zero at its end.
+            if (shift == 63 && byte > 1) || (shift > 0 && byte == 0) { return nil }
             value |= UInt64(byte & 0x7F) << shift
             if byte < 0x80 { return value }
             shift += 7

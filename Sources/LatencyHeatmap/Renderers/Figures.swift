@@ -1,12 +1,32 @@
 /// Numbers as a person reads them.
 enum Figures {
-    /// Milliseconds in at most five columns: `0.31`, `8.4`, `217`, `99999`, then seconds: `140s`.
-    static func milliseconds(_ nanoseconds: UInt64) -> String {
+    /// Milliseconds in few columns: `0.31`, `8.4`, `217`, `99999`, then with a unit: `140s`, `167m`, `28h`, `12d`, `3y`.
+    ///
+    /// - Parameter columns: at least four.
+    static func milliseconds(_ nanoseconds: UInt64, columns: Int = 5) -> String {
         let value = Double(nanoseconds) / 1e6
         if value < 0.995 { return decimal(value, 2) }
         if value < 9.95 { return decimal(value, 1) }
-        if value < 99_999.5 { return "\(Int(value.rounded()))" }
-        return "\(UInt64((value / 1_000).rounded()))s"
+        var text = "\(UInt64(value.rounded()))"
+        for (unit, length) in [("s", 1e3), ("m", 6e4), ("h", 36e5), ("d", 864e5), ("y", 315_576e5)] {
+            if text.count <= columns { break }
+            text = "\(UInt64((value / length).rounded()))\(unit)"
+        }
+        return text
+    }
+
+    /// `217 ms`, or `140s`.
+    static func latency(_ nanoseconds: UInt64) -> String {
+        let text = milliseconds(nanoseconds)
+        return text.last?.isNumber == true ? text + " ms" : text
+    }
+
+    /// What each level means: `G<50`, `Y<100`, `O<200`, `R≥200 ms`; with units everywhere when they differ.
+    static func legend(_ levels: [UInt64]) -> [String] {
+        let isPlain = levels.allSatisfy { milliseconds($0).last?.isNumber == true }
+        return ["G", "Y", "O"].enumerated().map { index, letter in
+            "\(letter)<" + (isPlain ? milliseconds(levels[index]) : latency(levels[index]))
+        } + ["R≥" + latency(levels[2])]
     }
 
     /// Milliseconds to the microsecond, without an exponent: for machines.
@@ -35,14 +55,16 @@ enum Figures {
         return String(digits.reversed())
     }
 
-    /// `593k`, `1.2M`.
+    /// `593k`, `1.2M`; at most five columns.
     static func short(_ number: UInt64) -> String {
         if number < 10_000 { return "\(number)" }
         let value = Double(number)
         if value < 999_500 { return "\(Int((value / 1e3).rounded()))k" }
-        if value < 9.95e6 { return decimal(value / 1e6, 1) + "M" }
-        if value < 999.5e6 { return "\(Int((value / 1e6).rounded()))M" }
-        return decimal(value / 1e9, 1) + "G"
+        for (unit, size) in [("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15)] {
+            if value < 9.95 * size { return decimal(value / size, 1) + unit }
+            if value < 999.5 * size { return "\(Int((value / size).rounded()))" + unit }
+        }
+        return decimal(value / 1e18, 1) + "E"
     }
 
     /// `60s`, `5m`, `1h`, `1d`.

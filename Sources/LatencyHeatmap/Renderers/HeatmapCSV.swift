@@ -32,14 +32,20 @@ public enum HeatmapCSV {
         return text
     }
 
-    /// Quoted where it must be. A leading `= + - @` or control character would make a spreadsheet compute: an apostrophe
-    /// before it makes it text (OWASP, "CSV Injection").
+    /// Quoted where it must be. A leading `= + - @`, also full-width, or control character would make a spreadsheet
+    /// compute: an apostrophe before it makes it text (OWASP, "CSV Injection").
     private static func field(_ text: String) -> String {
         var safe = text
-        if let first = text.unicodeScalars.first, "=+-@\t\r\n".unicodeScalars.contains(first) { safe = "'" + text }
+        if let first = text.unicodeScalars.first, "=+-@\t\r\n＝＋－＠".unicodeScalars.contains(first) { safe = "'" + text }
         guard safe.unicodeScalars.contains(where: { ",\"\r\n".unicodeScalars.contains($0) }) || safe != text else {
             return safe
         }
-        return "\"" + safe.replacing("\"", with: "\"\"") + "\""
+        var quoted = "\""
+        // By scalars: a quotation mark with an accent on it is still one.
+        for scalar in safe.unicodeScalars {
+            if scalar == "\"" { quoted.unicodeScalars.append(scalar) }
+            quoted.unicodeScalars.append(scalar)
+        }
+        return quoted + "\""
     }
 }

@@ -89,28 +89,29 @@ public enum HeatmapHTML {
         if cell.state == .revised { html += "<sup>*</sup>" }
         html += "</summary><div><b>\(label)</b> n=\(Figures.grouped(cell.count))"
         if cell.late > 0 { html += ", late \(Figures.grouped(cell.late))" }
-        html += "<br>P50 \(Figures.milliseconds(cell.p50Nano)) · P90 \(Figures.milliseconds(cell.p90Nano))"
-        html += " · P95 \(Figures.milliseconds(cell.p95Nano)) · P99 \(Figures.milliseconds(cell.p99Nano))"
-        html += " · max \(Figures.milliseconds(cell.maxNano)) ms"
-        html += "<br>over \(Figures.milliseconds(grid.sloNano)) ms: \(Figures.grouped(cell.overSLO))"
+        html += "<br>P50 \(Figures.latency(cell.p50Nano)) · P90 \(Figures.latency(cell.p90Nano))"
+        html += " · P95 \(Figures.latency(cell.p95Nano)) · P99 \(Figures.latency(cell.p99Nano))"
+        html += " · max \(Figures.latency(cell.maxNano))"
+        html += "<br>over \(Figures.latency(grid.sloNano)): \(Figures.grouped(cell.overSLO))"
         if !cell.stages.isEmpty {
             html +=
                 "<br>mean: "
                 + cell.stages.map {
-                    "\(escape($0.stage)) \(Figures.milliseconds($0.meanNano)) ms (\(Int(($0.share * 100).rounded())) %)"
+                    "\(escape($0.stage)) \(Figures.latency($0.meanNano)) (\(Int(($0.share * 100).rounded())) %)"
                 }.joined(separator: " · ")
         }
         for trace in cell.slowest {
-            html += "<br><code>\(trace.traceID)</code> \(Figures.milliseconds(trace.latencyNano)) ms"
+            html += "<br><code>\(trace.traceID)</code> \(Figures.latency(trace.latencyNano))"
         }
         return html + "</div></details></td>"
     }
 
     private static func legend(_ grid: HeatmapGrid, shown: Int) -> String {
-        let levels = grid.levels.map { Figures.milliseconds($0) }
-        var html = "<footer><p class=\"legend\"><span class=\"g\">G &lt; \(levels[0])</span> "
-        html += "<span class=\"y\">Y &lt; \(levels[1])</span> <span class=\"o\">O &lt; \(levels[2])</span> "
-        html += "<span class=\"r\">R ≥ \(levels[2]) ms</span> ~ n &lt; \(HeatmapGrid.lowSample)  -- n &lt; "
+        var html = "<footer><p class=\"legend\">"
+        for (level, meaning) in zip(LatencyLevel.allCases, Figures.legend(grid.levels)) {
+            html += "<span class=\"\(level.letter.lowercased())\">\(escape(meaning))</span> "
+        }
+        html += "~ n &lt; \(HeatmapGrid.lowSample)  -- n &lt; "
         html += "\(HeatmapGrid.noSample)  · none  * revised: latencies came after the window was over</p>"
         let omitted = grid.omittedRows + grid.rows.count - shown
         if omitted > 0 { html += "<p>\(Figures.grouped(UInt64(omitted))) more groups are in the CSV.</p>" }

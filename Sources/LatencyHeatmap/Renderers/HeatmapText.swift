@@ -23,14 +23,17 @@ public enum HeatmapText {
     public static func render(_ grid: HeatmapGrid, width: Int, style: Style = .plain) -> String {
         let width = max(width, 40)
         guard !grid.rows.isEmpty else {
-            return "\(grid.quantileName) push latency (\(grid.stage)): no latencies in this range yet\n"
+            let title = "\(grid.quantileName) push latency (\(TextWidth.clean(grid.stage))):"
+            return wrap([title, "no latencies in this range yet"], width: width, gap: " ").joined(separator: "\n")
+                + "\n"
         }
         let rows = Array(grid.rows.prefix(maxRows))
         let cellWidth = cellWidth(grid)
         let hasStages = width >= 80 && rows.contains { !$0.total.stages.isEmpty }
         let stageWidth = hasStages ? 15 : 0
         let longest = rows.reduce(5) { max($0, TextWidth.of($1.group)) }
-        let groupWidth = min(longest, max(minGroupWidth, width - countWidth - stageWidth - 3 * cellWidth), 40)
+        // One more than the names take: a figure can fill its cell.
+        let groupWidth = min(longest, max(minGroupWidth, width - countWidth - stageWidth - 3 * cellWidth), 40) + 1
         let room = max(1, (width - groupWidth - countWidth - stageWidth) / cellWidth)
         let first = max(0, grid.windows.count - room)
 
@@ -40,11 +43,11 @@ public enum HeatmapText {
         header += TextWidth.right("n", countWidth) + (hasStages ? "  worst stage" : "")
         lines.append(header)
         for row in rows {
-            var line = TextWidth.fit(row.group, groupWidth)
+            var line = TextWidth.fit(row.group, groupWidth - 1) + " "
             for cell in row.cells[first...] { line += render(cell, style, cellWidth) }
             line += TextWidth.right(Figures.short(row.total.count), countWidth)
             if hasStages, let worst = row.total.stages.max(by: { $0.share < $1.share }) {
-                line += "  \(worst.stage) \(Int((worst.share * 100).rounded()))%"
+                line += "  \(TextWidth.cut(worst.stage, stageWidth - 7)) \(Int((worst.share * 100).rounded()))%"
             }
             lines.append(line)
         }
@@ -61,7 +64,7 @@ public enum HeatmapText {
     // MARK: Around the grid
 
     private static func title(_ grid: HeatmapGrid, width: Int) -> [String] {
-        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(grid.stage)"
+        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(TextWidth.clean(grid.stage))"
         let parts = [
             "\(grid.quantileName) \(subject)", range(grid), "window \(Figures.span(grid.windowSeconds))",
             "n=\(Figures.grouped(grid.count))", "late \(Figures.percent(grid.late, of: grid.count))",
@@ -70,15 +73,19 @@ public enum HeatmapText {
         return wrap(parts, width: width)
     }
 
-    /// As many parts on a line as fit.
-    private static func wrap(_ parts: [String], width: Int) -> [String] {
+    /// As many parts on a line as fit. A part that is too long for any line is divided at its blanks, and then cut.
+    private static func wrap(_ parts: [String], width: Int, gap: String = "  ") -> [String] {
         var lines = [""]
         for part in parts {
             let last = lines[lines.count - 1]
-            if last.isEmpty {
+            if TextWidth.of(part) > width {
+                let words = part.split(separator: " ").map { TextWidth.cut(String($0), width) }
+                let divided = wrap(words, width: width, gap: " ")
+                lines = (last.isEmpty ? [] : lines) + divided
+            } else if last.isEmpty {
                 lines[lines.count - 1] = part
-            } else if TextWidth.of(last) + 2 + TextWidth.of(part) <= width {
-                lines[lines.count - 1] = last + "  " + part
+            } else if TextWidth.of(last) + gap.count + TextWidth.of(part) <= width {
+                lines[lines.count - 1] = last + gap + part
             } else {
                 lines.append(part)
             }
@@ -107,10 +114,9 @@ public enum HeatmapText {
     }
 
     private static func notes(_ grid: HeatmapGrid, shown: Int, hidden: Int, width: Int) -> [String] {
-        let levels = grid.levels.map { Figures.milliseconds($0) }
         var lines = wrap(
-            [
-                "G<\(levels[0])  Y<\(levels[1])  O<\(levels[2])  R≥\(levels[2]) ms", "~ n<\(HeatmapGrid.lowSample)",
+            Figures.legend(grid.levels) + [
+                "~ n<\(HeatmapGrid.lowSample)",
                 "-- n<\(HeatmapGrid.noSample)", "· none", "* revised",
             ], width: width)
         if hidden > 0 {
@@ -137,7 +143,9 @@ public enum HeatmapText {
         guard let cell else { return TextWidth.right("·", cellWidth - 3) + "   " }
         let revised = cell.state == .revised ? "*" : " "
         guard cell.count >= HeatmapGrid.noSample else { return TextWidth.right("--", cellWidth - 3) + "  " + revised }
-        let figure = (cell.count < HeatmapGrid.lowSample ? "~" : "") + Figures.milliseconds(cell.quantileNano)
+        let figure =
+            cell.count < HeatmapGrid.lowSample
+            ? "~" + Figures.milliseconds(cell.quantileNano, columns: 4) : Figures.milliseconds(cell.quantileNano)
         switch style {
         case .plain: return TextWidth.right(figure, cellWidth - 3) + " \(cell.level.letter)" + revised
         case .ansi:

@@ -19,9 +19,12 @@ public struct OTLPFile: Sendable {
             throw OTLPDecodingError(
                 code: .malformed, offset: 0, cause: "zstd is not supported; decompress the file first (zstd -d)")
         }
-        // 0x0A is a line break, but also how a protobuf request begins.
-        let first = bytes.first == 0x0A ? 0 : bytes.firstIndex { !Self.isBlank($0) }
-        guard let first else {
+        // 0x0A is a line break, but also how a protobuf request begins: then its lengths lead to the end.
+        if bytes.first == 0x0A, Self.isRequest(bytes) {
+            messages = [.protobuf(0..<bytes.count)]
+            return
+        }
+        guard let first = bytes.firstIndex(where: { !Self.isBlank($0) }) else {
             messages = []
             return
         }
@@ -35,6 +38,20 @@ public struct OTLPFile: Sendable {
     }
 
     private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0D).contains(byte) }
+
+    /// Whether there is nothing but fields of number 1 with their lengths.
+    private static func isRequest(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        var reader = ProtobufReader(bytes)
+        do {
+            while !reader.isAtEnd {
+                guard try reader.tag() == 0x0A else { return false }
+                _ = try reader.bytes()
+            }
+        } catch {
+            return false
+        }
+        return true
+    }
 
     /// A line break inside a JSON string is always escaped, so an object ends with the line in which its braces close.
     private static func lines(_ bytes: UnsafeRawBufferPointer) -> [Range<Int>] {
