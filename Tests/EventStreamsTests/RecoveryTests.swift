@@ -443,7 +443,7 @@ struct RecoveryTests {
     func badDirectory() throws {
         let file = directory.path + "/file"
         try Data("x".utf8).write(to: URL(fileURLWithPath: file))
-        for path in [file, file + "/below", directory.path + "/missing/below"] {
+        for path in [file, file + "/below", "/proc/missing/below"] {
             let error = try failure {
                 _ = try EmbeddedEventStore(configuration: EmbeddedStoreConfiguration(directory: path))
             }

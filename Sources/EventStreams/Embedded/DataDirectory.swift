@@ -46,7 +46,9 @@ final class DataDirectory: Sendable {
         var parent = ""
         for part in path.split(separator: "/", omittingEmptySubsequences: false).dropLast() {
             parent += part + "/"
-            if parent != "/", mkdir(parent, 0o755) != 0, errno != EEXIST { throw failure("create \(parent)") }
+            if parent != "/", mkdir(parent, 0o755) != 0, errno != EEXIST {
+                throw failure("create \(parent) for the data directory \(path)")
+            }
         }
         if mkdir(path, 0o700) != 0, errno != EEXIST { throw failure("create the data directory \(path)") }
     }
