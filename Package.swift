@@ -17,6 +17,9 @@ let package = Package(
         .library(name: "Telemetry", targets: ["Telemetry"]),
         .library(name: "LatencyHeatmap", targets: ["LatencyHeatmap"]),
         .library(name: "TracingBridge", targets: ["TracingBridge"]),
+        // For the benchmarks, which are a package of their own.
+        .library(name: "EventStreams", targets: ["EventStreams"]),
+        .library(name: "Gzip", targets: ["Gzip"]),
     ],
     dependencies: [
         .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1", traits: []),

@@ -1,0 +1,143 @@
+import BenchSupport
+import CAllocations
+import Glibc
+import OTLP
+import Telemetry
+
+// Cost of a span on the thread that makes it and in the whole process, with a live exporter. `run` starts the sink.
+//
+//     TelemetryBench --endpoint http://127.0.0.1:4318/v1/traces [--repetitions N]
+//     TelemetryBench --endpoint URL --fixed N     makes N spans and prints nothing: for counting instructions
+
+guard let endpoint = option("--endpoint") else {
+    fail("say where spans go: --endpoint http://127.0.0.1:4318/v1/traces")
+}
+let repetitions = Int(option("--repetitions") ?? "9") ?? 9
+/// Spans between two pauses: less than the smallest ring's half, so that none are dropped.
+let burst = 512
+
+let devices = (0..<16).map { "device-\(100 + $0)" }
+
+func makeSDK(sampler: Sampler = .alwaysOn, endpoint: String? = endpoint) -> TelemetrySDK {
+    var configuration = TelemetryConfiguration()
+    configuration.endpoint = endpoint
+    configuration.sampler = sampler
+    return TelemetrySDK(configuration: configuration)
+}
+
+@inline(never)
+func fourAttributes(_ tracer: Tracer, _ count: Int, _ devices: [String]) {
+    for number in 0..<count {
+        let span = tracer.startSpan("deliver", kind: .consumer)
+        span.setAttribute("messaging.system", "isotherm")
+        span.setAttribute("messaging.operation.type", "process")
+        span.setAttribute("isotherm.latency_ns", 31_000_000 &+ number)
+        span.setAttribute("device.id", devices[number & 15])
+        span.end()
+    }
+}
+
+/// No clock is read: what is left is the encoding, the ids, and the slot.
+@inline(never)
+func tenAttributes(_ tracer: Tracer, _ count: Int, _ devices: [String], _ instant: Instant) {
+    for number in 0..<count {
+        let span = tracer.startSpan("deliver", kind: .consumer, at: instant)
+        span.setAttribute("isotherm.stage", "deliver")
+        span.setAttribute("messaging.system", "isotherm")
+        span.setAttribute("messaging.destination.name", "orders")
+        span.setAttribute("messaging.operation.type", "process")
+        span.setAttribute("messaging.message.id", "ev_0123456789abcdefghij")
+        span.setAttribute("tenant.id", "default")
+        span.setAttribute("device.group", "iOS-15+")
+        span.setAttribute("device.id", devices[number & 15])
+        span.setAttribute("isotherm.latency_ns", 31_000_000 &+ number)
+        span.setAttribute("isotherm.catch_up", false)
+        span.end(at: instant)
+    }
+}
+
+struct Cost {
+    var thread = 0.0
+    var process = 0.0
+    var allocations = 0.0
+    var processAllocations = 0.0
+    var dropped: UInt64 = 0
+    var exported: UInt64 = 0
+}
+
+/// Bursts with pauses in which the exporter works; the pauses do not count on the thread.
+func measure(_ sdk: TelemetrySDK, spans: Int, pause: useconds_t, _ body: (Int) -> Void) -> Cost {
+    let before = sdk.ledger
+    let process = BenchClock.process
+    let processAllocations = bench_process_allocations()
+    var thread: UInt64 = 0
+    var allocations: UInt64 = 0
+    var left = spans
+    while left > 0 {
+        let count = min(burst, left)
+        let allocated = bench_thread_allocations()
+        let start = BenchClock.thread
+        body(count)
+        thread += BenchClock.thread - start
+        allocations += bench_thread_allocations() - allocated
+        left -= count
+        if pause > 0 { usleep(pause) }
+    }
+    sdk.flush(deadline: .seconds(20))
+    let after = sdk.ledger
+    if !after.isBalanced { fail("the ledger does not balance: \(after)") }
+    let number = Double(spans)
+    return Cost(
+        thread: Double(thread) / number, process: Double(BenchClock.process - process) / number,
+        allocations: Double(allocations) / number,
+        processAllocations: Double(bench_process_allocations() - processAllocations) / number,
+        dropped: after.totalDropped - before.totalDropped, exported: after.exported - before.exported)
+}
+
+if let text = option("--fixed"), let count = Int(text) {
+    let sdk = makeSDK()
+    let cost = measure(sdk, spans: count, pause: 2_000) { fourAttributes(sdk.tracer, $0, devices) }
+    sdk.shutdown(deadline: .seconds(20))
+    if cost.dropped > 0 { fail("\(cost.dropped) spans were dropped") }
+    exit(0)
+}
+
+let spans = 128 * 1_024
+
+/// Repeats with longer pauses until nothing is dropped.
+func sampled(_ key: String, _ title: String, _ body: (TelemetrySDK, Int) -> Void) {
+    let sdk = makeSDK()
+    defer { sdk.shutdown(deadline: .seconds(20)) }
+    var pause: useconds_t = 500
+    while measure(sdk, spans: spans, pause: pause, { body(sdk, $0) }).dropped > 0, pause < 16_000 { pause *= 2 }
+    let costs = (0..<repetitions).map { _ in measure(sdk, spans: spans, pause: pause) { body(sdk, $0) } }
+    let dropped = costs.reduce(0) { $0 + $1.dropped }
+    let exported = costs.reduce(0) { $0 + $1.exported }
+    let fate =
+        "\(exported) exported, \(dropped) dropped; default queue and batch, bursts of \(burst), pause \(pause) µs"
+    report("\(key).thread", "ns", costs.map(\.thread), "\(title); \(fate)")
+    report(
+        "\(key).process", "ns", costs.map(\.process), "whole process: producer, collector, exporter, libcurl, kernel")
+    report("\(key).allocations", "per span", costs.map(\.allocations), "malloc calls on the producing thread")
+    report(
+        "\(key).process_allocations", "per span", costs.map(\.processAllocations), "malloc calls of the whole process")
+}
+
+sampled("span4", "start + 4 attributes + end") { sdk, count in fourAttributes(sdk.tracer, count, devices) }
+let instant = Clock.now()
+sampled("span10", "ids + slot + 10 attributes + end, no clock read") { sdk, count in
+    tenAttributes(sdk.tracer, count, devices, instant)
+}
+
+for (key, title, sdk) in [
+    ("unsampled", "sampler always_off", makeSDK(sampler: .alwaysOff)),
+    ("disabled", "no endpoint", makeSDK(endpoint: nil)),
+] {
+    let costs = (0..<repetitions).map { _ in
+        measure(sdk, spans: 1_000_000, pause: 0) { fourAttributes(sdk.tracer, $0, devices) }
+    }
+    report("\(key).thread", "ns", costs.map(\.thread), "\(title); start + 4 attributes + end, context with ids made")
+    report("\(key).allocations", "per span", costs.map(\.allocations), "malloc calls on the producing thread")
+    sdk.shutdown(deadline: .seconds(1))
+}
+reportMissing("bridge.thread", "the bridge to swift-distributed-tracing is not there yet")
