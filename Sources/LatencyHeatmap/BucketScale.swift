@@ -51,11 +51,18 @@ public enum BucketScale {
     }
 
     /// The value that stands for a bucket: the one whose relative distance to both edges is the same.
-    static func representative(_ position: Int) -> UInt64 {
-        if position == 0 { return 0 }
-        let upper = exp2(Double(position + firstIndex) / 64) * 1e9
-        let lower = upper / exp2(1.0 / 64)
-        let value = (2 * lower * upper / (lower + upper)).rounded()
-        return value >= 0x1p64 ? .max : max(1, UInt64(value))
-    }
+    @inline(__always)
+    static func representative(_ position: Int) -> UInt64 { representatives[position] }
+
+    nonisolated(unsafe) private static let representatives: UnsafePointer<UInt64> = {
+        let values = UnsafeMutablePointer<UInt64>.allocate(capacity: positionCount)
+        values[0] = 0
+        for position in 1..<positionCount {
+            let upper = exp2(Double(position + firstIndex) / 64) * 1e9
+            let lower = upper / exp2(1.0 / 64)
+            let value = (2 * lower * upper / (lower + upper)).rounded()
+            values[position] = value >= 0x1p64 ? .max : max(1, UInt64(value))
+        }
+        return UnsafePointer(values)
+    }()
 }

@@ -63,8 +63,12 @@ public struct Sketch: Sendable, Equatable {
             } else {
                 reserve(other.firstPosition, through: other.firstPosition + other.counts.count - 1)
                 let shift = other.firstPosition - firstPosition
-                for (index, added) in other.counts.enumerated() where added > 0 {
-                    counts[shift + index] = counts[shift + index].saturatingAdding(added)
+                counts.withUnsafeMutableBufferPointer { counts in
+                    other.counts.withUnsafeBufferPointer { added in
+                        for index in added.indices {
+                            counts[shift + index] = counts[shift + index].saturatingAdding(added[index])
+                        }
+                    }
                 }
             }
         }
@@ -135,7 +139,8 @@ public struct Sketch: Sendable, Equatable {
     public func countAbove(nanoseconds threshold: UInt64) -> UInt64 {
         if isExact { return UInt64(values.count { $0 > threshold }) }
         var above: UInt64 = 0
-        for (position, inBucket) in buckets where BucketScale.representative(position) > threshold {
+        for (index, inBucket) in counts.enumerated() where inBucket > 0 {
+            guard BucketScale.representative(firstPosition + index) > threshold else { continue }
             above = above.saturatingAdding(inBucket)
         }
         return above
@@ -238,6 +243,7 @@ public struct Sketch: Sendable, Equatable {
 
     private mutating func readBuckets(_ reader: inout Varint, _ total: UInt64, max: UInt64) -> Bool {
         guard let used = reader.next(), used > 0, used <= UInt64(BucketScale.positionCount) else { return false }
+        let last = BucketScale.position(nanoseconds: max)
         var position = 0
         var seen: UInt64 = 0
         for index in 0..<used {
@@ -245,13 +251,15 @@ public struct Sketch: Sendable, Equatable {
                 difference < UInt64(BucketScale.positionCount), index == 0 || difference > 0
             else { return false }
             position += Int(difference)
-            guard position < BucketScale.positionCount else { return false }
+            guard position <= last else { return false }
+            // Room for all of them at once: the largest value says where they end.
+            if index == 0 { reserve(position, through: last) }
             // As `insert` does: a count stays at the largest number.
             seen = seen.saturatingAdding(inBucket)
             increment(position, by: inBucket)
         }
         count = total
-        return seen == total && position == BucketScale.position(nanoseconds: max)
+        return seen == total && position == last
     }
 }
 
