@@ -12,7 +12,7 @@ struct Problem: Error {
     /// More fields of the answer's head.
     var fields: [(name: String, value: String)] = []
 
-    static let typePrefix = "https://isotherm.dev/problems/"
+    static let typePrefix = "urn:isotherm:problem:"
 
     init(status: Int, kind: String, title: String, detail: String, retryAfter: Duration? = nil) {
         self.status = status
