@@ -11,7 +11,10 @@ let swiftSettings: [SwiftSetting] = [
 let package = Package(
     name: "benchmarks",
     platforms: [.macOS(.v15)],
-    dependencies: [.package(name: "isotherm", path: "..")],
+    dependencies: [
+        .package(name: "isotherm", path: ".."),
+        .package(url: "https://github.com/apple/swift-distributed-tracing.git", from: "1.7.3"),
+    ],
     targets: [
         // Clocks, repetitions, and how a figure is printed.
         .systemLibrary(name: "CGlibc"),
@@ -23,6 +26,8 @@ let package = Package(
             dependencies: [
                 "BenchSupport", "CAllocations", .product(name: "Telemetry", package: "isotherm"),
                 .product(name: "OTLP", package: "isotherm"),
+                .product(name: "TracingBridge", package: "isotherm"),
+                .product(name: "Tracing", package: "swift-distributed-tracing"),
             ],
             swiftSettings: swiftSettings),
         .executableTarget(

@@ -123,8 +123,8 @@ func measureIngest() throws {
         "10,000 groups × 100 spans in one window, shuffled; 8 attributes, \(bytes) bytes a span, "
         + "\(spansPerRequest) spans a request; one thread's CPU"
     report("ingest.plain", "M spans/s", rates["plain"] ?? [], shape)
-    report(
-        "ingest.gzip", "M spans/s", rates["gzip"] ?? [], "the same, gzip level 6, ratio \((ratio * 10).rounded() / 10)")
+    let compression = "the same, gzip level 6, ratio \((ratio * 10).rounded() / 10)"
+    report("ingest.gzip", "M spans/s", rates["gzip"] ?? [], compression)
     report("ingest.gunzip", "ns/span", gunzip, "of which zlib alone")
 }
 
@@ -197,8 +197,8 @@ func measureMemory(perCell: Int, windows: Int) throws {
     report(
         "memory.n\(perCell)", "GB", [cell * Double(groupCount) * 1_440 / 1e9],
         "EXTRAPOLATED to 1440 windows from \(windows) sealed ones: \(Int(cell)) resident bytes a cell "
-            + "(the engine says \(engine.cellBytes / (windows * groupCount))), \(perCell) latencies with trace ids each, "
-            + "spread over 8 octaves")
+            + "(the engine says \(engine.cellBytes / (windows * groupCount))), \(perCell) latencies with trace ids, "
+            + "over 8 octaves")
 }
 
 // MARK: Rendering
@@ -240,8 +240,7 @@ func measureRender() throws {
         render.append(rendered)
         both.append(taken + rendered)
     }
-    report(
-        "render.snapshot", "ms", snapshot, "100 groups × 60 sealed windows, 200 latencies a cell, 3 slow traces each")
+    report("render.snapshot", "ms", snapshot, "100 groups × 60 sealed windows, 200 latencies a cell, 3 traces each")
     report("render.text", "ms", render, "600 columns wide, so that all 60 windows show")
     report("render.both", "ms", both, "snapshot and text")
 }

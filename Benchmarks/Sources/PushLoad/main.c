@@ -10,8 +10,8 @@
 //   PushLoad sink    --port P
 //       Answers every POST with 200 and an empty body; prints the bytes at the end (SIGTERM).
 //
-// A payload begins with '@', the nanoseconds since 1970 at which it was due (19 digits), and '@'. Due, not sent: a server
-// that keeps the publisher waiting does not look faster for it.
+// A payload begins with '@', the nanoseconds since 1970 at which it was due (19 digits), and '@'. Due, not sent: a
+// server that keeps the publisher waiting does not look faster for it.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -170,7 +170,8 @@ static int run_listen(int argc, char **argv) {
     const char *path = option(argc, argv, "--path", "/");
     char request[1024];
     int request_count = snprintf(
-        request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n\r\n", path, port);
+        request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n\r\n", path,
+        port);
     struct stream *streams = calloc((size_t)count, sizeof *streams);
     int poll = epoll_create1(0);
     if (poll < 0) die("epoll_create1");

@@ -1,0 +1,19 @@
+import Telemetry
+import Tracing
+import TracingBridge
+
+/// The same span as a framework's middleware makes it: the context in a task local, attributes by name.
+@inline(never)
+func bridged(_ sdk: TelemetrySDK, _ count: Int, _ devices: [String]) {
+    let tracer = BridgedTracer(sdk)
+    for number in 0..<count {
+        tracer.withSpan("deliver", context: .topLevel, ofKind: .consumer) { span in
+            span.updateAttributes { attributes in
+                attributes["messaging.system"] = "isotherm"
+                attributes["messaging.operation.type"] = "process"
+                attributes["isotherm.latency_ns"] = 31_000_000 &+ number
+                attributes["device.id"] = devices[number & 15]
+            }
+        }
+    }
+}
