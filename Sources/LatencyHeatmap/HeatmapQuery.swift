@@ -9,7 +9,8 @@ public struct HeatmapQuery: Sendable {
     public var by: String?
     /// From 0 to 1. Default 0.95.
     public var quantile = 0.95
-    /// Length of a column; a multiple of the engine's window. Nil: the engine's.
+    /// Length of a column; a multiple of the engine's window. Nil: the engine's, or for a range of
+    /// more than 60 of these the shortest usual length that gives at most 60 columns.
     public var window: Duration?
     /// Stage whose latencies are shown. Nil: `deliver`, or `span` when only other programs' spans are there.
     public var stage: String?

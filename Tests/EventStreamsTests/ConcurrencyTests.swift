@@ -1,5 +1,6 @@
 import Dispatch
 import Foundation
+import TestSupport
 import Testing
 
 @testable import EventStreams
@@ -38,7 +39,7 @@ struct ConcurrencyTests {
                 }
                 var last: UInt64 = 0
                 var next: [String: Int] = [:]  // thread → the serial number that must come next
-                var generator = SeededGenerator(seed: UInt64(thread))
+                var generator = SeededGenerator(UInt64(thread))
                 while last < count {
                     guard ContinuousClock.now < deadline else {
                         problems.note("reader \(thread) is at \(last) when time is up")

@@ -194,7 +194,7 @@ struct EventIDTests {
         let store = try directory.open()
         let stream = try store.stream(tenant: "acme")
         try stream.appendAndWait(texts: ["a"])
-        var generator = SeededGenerator(seed: 20_260_101)
+        var generator = SeededGenerator(20_260_101)
         let alphabet = Array(Self.allowed).sorted()
         var accepted: [String] = []
         for round in 0..<20_000 {
@@ -219,22 +219,5 @@ struct EventIDTests {
         "ev_"
             + Data(bytes).base64EncodedString().replacingOccurrences(of: "+", with: "-")
             .replacingOccurrences(of: "/", with: "_")
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): the same numbers in every run.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) {
-        state = seed
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
     }
 }

@@ -1,6 +1,7 @@
 import Dispatch
 import Foundation
 import GRDB
+import TestSupport
 import Testing
 
 @testable import EventStreams
@@ -536,7 +537,7 @@ struct RecoveryTests {
             store.close()
         }
         let sound = try Data(contentsOf: URL(fileURLWithPath: directory.database))
-        var generator = SeededGenerator(seed: 5)
+        var generator = SeededGenerator(5)
         var outcomes: [String: Int] = [:]
         for round in 0..<60 {
             var damaged = sound

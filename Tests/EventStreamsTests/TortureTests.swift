@@ -81,7 +81,7 @@ struct TortureTests {
         "nothing acknowledged is lost, nothing is there twice, and cursors go on, over five kills",
         arguments: Durability.allCases)
     func kills(_ durability: Durability) throws {
-        var generator = SeededGenerator(seed: 77)
+        var generator = SeededGenerator(77)
         var consumed: [StoredEvent] = []
         var cursor: String?
         var firstIDs: [(id: String, offset: UInt64)] = []

@@ -6,7 +6,7 @@ import Testing
 @Suite("Gzip reads and writes what Python's gzip module writes and reads")
 struct GzipTests {
     private static func sample(_ count: Int) -> [UInt8] {
-        var random = SplitMix(state: UInt64(count))
+        var random = SeededGenerator(UInt64(count))
         // Half noise, half repetition.
         return (0..<count).map { $0 / 512 % 2 == 0 ? UInt8($0 % 7) : UInt8.random(in: 0...255, using: &random) }
     }

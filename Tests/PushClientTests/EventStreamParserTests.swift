@@ -268,7 +268,7 @@ struct EventStreamParserTests {
 
     @Test("2,000 random streams read the same whole, byte by byte, in random pieces, and by Python")
     func random() throws {
-        var generator = SplitMix64(state: 20_260_117)
+        var generator = SeededGenerator(20_260_117)
         let streams = (0..<2_000).map { _ in Self.randomStream(&generator) }
         let input = streams.map { $0.map { String(format: "%02x", $0) }.joined() + "\n" }.joined()
         let rows = try Peers.python(Self.pythonReader, input: Data(input.utf8)).text.split(separator: "\n")
@@ -300,7 +300,7 @@ struct EventStreamParserTests {
         #expect(eventCount > 4_000)
     }
 
-    private static func randomStream(_ generator: inout SplitMix64) -> [UInt8] {
+    private static func randomStream(_ generator: inout SeededGenerator) -> [UInt8] {
         var bytes: [UInt8] = Int.random(in: 0..<8, using: &generator) == 0 ? [0xEF, 0xBB, 0xBF] : []
         let names = [
             "data", "data", "data", "id", "event", "retry", "traceparent", "", "dat", "data ", "Data", "x", "id\0",
@@ -322,18 +322,5 @@ struct EventStreamParserTests {
             bytes += [[10], [13], [13, 10], [10, 10]].randomElement(using: &generator) ?? []
         }
         return bytes
-    }
-}
-
-/// https://prng.di.unimi.it/splitmix64.c
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -13,7 +13,7 @@ struct FrameTests {
         let store = try EmbeddedEventStore(configuration: EmbeddedStoreConfiguration(directory: directory))
         defer { store.close() }
         let stream = try store.stream(tenant: "t")
-        var random = SplitMix(state: 9)
+        var random = SeededGenerator(9)
         let pieces = [
             "\n", "\r", "\r\n", "id: x", "event: y", "data: z", ":", "", " ", "\u{0}", "微信", "retry: 1", "\n\n",
         ]
