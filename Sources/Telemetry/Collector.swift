@@ -181,33 +181,31 @@ final class Collector: Sendable {
 
     // MARK: The ledger
 
-    /// Exact: read again until no span was started in between. Spans only move on while the lock is held, but for
-    /// their start and their end.
+    /// One pass, against the spans' direction: what has left first, what was started last. So a span that moves on
+    /// meanwhile may be missed but is never counted twice, and whatever is missing has been started and has not
+    /// arrived: it is held. While nothing moves, the figures are exact by themselves.
     var ledger: SpanLedger {
         state.withLock { state in
             var ledger = SpanLedger()
             if state.isClosed { abandon(&state) }
-            for _ in 0..<10_000 {
-                ledger = SpanLedger()
-                let before = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
-                for slab in state.slabs {
-                    ledger.sampledOut += slab.counters.sampledOut.load(ordering: .relaxed)
-                    ledger.dropped[.queueFull, default: 0] += slab.counters.droppedQueueFull.load(ordering: .relaxed)
-                    for index in 0..<slab.slotCount {
-                        switch SpanSlot.state(slab.slot(index)).load(ordering: .acquiring) & 3 {
-                        case SpanSlot.live, SpanSlot.ending: ledger.live += 1
-                        case SpanSlot.ended: ledger.queued += 1
-                        default: break
-                        }
+            exporter.account(in: &ledger)
+            ledger.queued += UInt64(state.open?.spanCount ?? 0)
+            for slab in state.slabs {
+                for index in 0..<slab.slotCount {
+                    switch SpanSlot.state(slab.slot(index)).load(ordering: .acquiring) & 3 {
+                    case SpanSlot.live, SpanSlot.ending: ledger.live += 1
+                    case SpanSlot.ended: ledger.queued += 1
+                    default: break
                     }
                 }
-                let after = state.slabs.map { $0.counters.started.load(ordering: .acquiring) }
-                ledger.started = after.reduce(0, +)
-                ledger.queued += UInt64(state.open?.spanCount ?? 0)
-                exporter.account(in: &ledger)
-                // Not balanced: a span's start was under way.
-                if before == after, ledger.isBalanced { break }
+                ledger.sampledOut += slab.counters.sampledOut.load(ordering: .acquiring)
+                ledger.dropped[.queueFull, default: 0] += slab.counters.droppedQueueFull.load(ordering: .acquiring)
+                ledger.started += slab.counters.started.load(ordering: .acquiring)
             }
+            let known =
+                ledger.sampledOut + ledger.exported + ledger.rejected + ledger.totalDropped + ledger.live
+                + ledger.queued
+            if ledger.started > known { ledger.live += ledger.started - known }
             return ledger
         }
     }

@@ -48,10 +48,11 @@ final class SpanSlab: @unchecked Sendable {  // guarded by the slots' state word
 
         init() {}
 
-        /// Only the owner writes, so no locked instruction is needed.
+        /// Only the owner writes, so no locked instruction is needed. In the order in which they are written: whoever
+        /// sees what became of a span also sees that it was started.
         @inlinable @inline(__always)
         static func bump(_ counter: borrowing Atomic<UInt64>) {
-            counter.store(counter.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+            counter.store(counter.load(ordering: .relaxed) &+ 1, ordering: .releasing)
         }
     }
 
