@@ -72,7 +72,8 @@ struct ConnectionTests {
 
     @Test("three thousand broken requests on as many connections leave the server as it was")
     func fuzz() throws {
-        let server = try IsothermProcess(arguments: ["--set", "head_timeout=1s"])
+        // A device that went away without a word is noticed by the second heartbeat.
+        let server = try IsothermProcess(arguments: ["--set", "head_timeout=1s", "--set", "delivery.heartbeat=500ms"])
         var random = SystemRandomNumberGenerator()
         let seeds = [
             publish(
