@@ -1,0 +1,23 @@
+extension TelemetryConfiguration {
+    mutating func readProcessor(_ reader: inout EnvironmentReader) {
+        if let value = reader.text("OTEL_BSP_SCHEDULE_DELAY"),
+            let delay = reader.milliseconds("OTEL_BSP_SCHEDULE_DELAY", value)
+        {
+            scheduleDelay = delay
+        }
+        if let value = reader.text("OTEL_BSP_EXPORT_TIMEOUT"),
+            let limit = reader.milliseconds("OTEL_BSP_EXPORT_TIMEOUT", value)
+        {
+            exportTimeout = limit
+        }
+        if let size = reader.number("OTEL_BSP_MAX_QUEUE_SIZE", in: 1...1_048_576) { maxQueueSize = size }
+        if let size = reader.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", in: 1...8_192) { maxExportBatchSize = size }
+        if let count = reader.number("OTEL_ATTRIBUTE_COUNT_LIMIT", in: 0...65_535) { limits.attributeCount = count }
+        if let count = reader.number("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", in: 0...65_535) {
+            limits.attributeCount = count
+        }
+        let length = reader.number("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", in: 0...Int(Int32.max))
+        limits.attributeValueLength =
+            reader.number("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", in: 0...Int(Int32.max)) ?? length
+    }
+}
