@@ -38,7 +38,7 @@ public final class TelemetrySDK: Sendable {
     public init(configuration: TelemetryConfiguration = TelemetryConfiguration()) {
         self.configuration = configuration
         let isExporting = configuration.endpoint != nil && !configuration.isDisabled
-        let exporter = Exporter(configuration: configuration, endpoint: configuration.endpoint ?? "")
+        let exporter = Exporter(configuration: configuration, signal: .traces)
         let collector = Collector(
             slotCount: configuration.maxQueueSize, maxBatchSpans: configuration.maxExportBatchSize,
             maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay,

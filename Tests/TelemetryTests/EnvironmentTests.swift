@@ -123,7 +123,7 @@ struct EnvironmentTests {
             ("OTEL_BSP_EXPORT_TIMEOUT", "0"), ("OTEL_BSP_MAX_QUEUE_SIZE", "0"), ("OTEL_BSP_MAX_QUEUE_SIZE", "-5"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "1048577"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8193"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "lz4"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"), ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "1.5"),
@@ -177,7 +177,8 @@ struct EnvironmentTests {
             "OTEL_EXPORTER_OTLP_HEADERS": "a=1", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "b=2,key=s3cret%0a,s3cret",
         ])
         #expect(configuration.headers.map(\.0) == ["b"])
-        #expect(warnings.count == 2)
+        // Both bad members make the same line.
+        #expect(warnings.count == 1)
         #expect(!warnings.joined().contains("s3cret"))
     }
 

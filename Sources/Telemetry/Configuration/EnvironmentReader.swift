@@ -5,7 +5,8 @@ struct EnvironmentReader {
 
     init(environment: [String: String]) { self.environment = environment }
 
-    mutating func warn(_ text: String) { warnings.append(text) }
+    /// Once: a general variable is read for each signal.
+    mutating func warn(_ text: String) { if !warnings.contains(text) { warnings.append(text) } }
 
     func text(_ name: String) -> String? {
         guard let value = environment[name] else { return nil }
@@ -13,9 +14,9 @@ struct EnvironmentReader {
         return trimmed.isEmpty ? nil : String(trimmed)
     }
 
-    /// The traces' own variable, else the one for all signals.
-    func specific(_ suffix: String) -> (name: String, value: String)? {
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_\(suffix)", "OTEL_EXPORTER_OTLP_\(suffix)"] {
+    /// The signal's own variable, else the one for all signals.
+    func specific(_ suffix: String, _ signal: Signal) -> (name: String, value: String)? {
+        for name in ["OTEL_EXPORTER_OTLP_\(signal.variableName)_\(suffix)", "OTEL_EXPORTER_OTLP_\(suffix)"] {
             if let value = text(name) { return (name, value) }
         }
         return nil

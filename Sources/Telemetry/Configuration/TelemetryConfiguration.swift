@@ -3,23 +3,19 @@ import OTLP
 
 /// The tracer's settings, with OpenTelemetry's defaults.
 public struct TelemetryConfiguration: Sendable {
-    public enum Compression: String, Sendable, CaseIterable {
-        case none, gzip
-    }
+    public typealias Compression = OTLPExporterSettings.Compression
 
-    /// Where spans go, a full URL; nil exports nothing. OpenTelemetry's default is `http://localhost:4318/v1/traces`;
-    /// here nothing leaves the process unless somebody says where to.
-    public var endpoint: String?
+    /// How each signal leaves the process. OpenTelemetry's default endpoint is `http://localhost:4318`; here nothing
+    /// leaves unless somebody says where to.
+    public var tracesExporter = OTLPExporterSettings()
+    public var metricsExporter: OTLPExporterSettings = {
+        var settings = OTLPExporterSettings()
+        settings.maxConcurrentRequests = 1
+        return settings
+    }()
+    public var logsExporter = OTLPExporterSettings()
     /// `OTEL_SDK_DISABLED`.
     public var isDisabled = false
-    /// Sent with every request. Values are never logged.
-    public var headers: [(String, String)] = []
-    /// `OTEL_EXPORTER_OTLP_COMPRESSION`. Default none.
-    public var compression = Compression.none
-    /// For one request. `OTEL_EXPORTER_OTLP_TIMEOUT`, default 10 s.
-    public var timeout = Duration.seconds(10)
-    /// For one batch with all its retries. `OTEL_BSP_EXPORT_TIMEOUT`, default 30 s.
-    public var exportTimeout = Duration.seconds(30)
     /// Between two exports. `OTEL_BSP_SCHEDULE_DELAY`, default 5 s.
     public var scheduleDelay = Duration.seconds(5)
     /// Spans that a thread may hold, and that may wait for the exporter. `OTEL_BSP_MAX_QUEUE_SIZE`, default 2,048.
@@ -42,7 +38,7 @@ public struct TelemetryConfiguration: Sendable {
         var reader = EnvironmentReader(environment: environment)
         var configuration = TelemetryConfiguration()
         configuration.isDisabled = reader.flag("OTEL_SDK_DISABLED")
-        configuration.readExporter(&reader)
+        configuration.readExporters(&reader)
         configuration.readProcessor(&reader)
         configuration.readSampler(&reader)
         var attributes = reader.list("OTEL_RESOURCE_ATTRIBUTES")
@@ -56,5 +52,52 @@ public struct TelemetryConfiguration: Sendable {
         }
         configuration.resource = Resource(attributes: merged)
         return (configuration, reader.warnings)
+    }
+}
+
+extension TelemetryConfiguration {
+    /// The settings of one signal's exporter.
+    public subscript(signal: Signal) -> OTLPExporterSettings {
+        get {
+            switch signal {
+            case .traces: tracesExporter
+            case .metrics: metricsExporter
+            case .logs: logsExporter
+            }
+        }
+        set {
+            switch signal {
+            case .traces: tracesExporter = newValue
+            case .metrics: metricsExporter = newValue
+            case .logs: logsExporter = newValue
+            }
+        }
+    }
+
+    // The traces' settings by their short names.
+
+    /// Where spans go.
+    public var endpoint: String? {
+        get { tracesExporter.endpoint }
+        set { tracesExporter.endpoint = newValue }
+    }
+    /// Sent with every request for spans. Values are never logged.
+    public var headers: [(String, String)] {
+        get { tracesExporter.headers }
+        set { tracesExporter.headers = newValue }
+    }
+    public var compression: Compression {
+        get { tracesExporter.compression }
+        set { tracesExporter.compression = newValue }
+    }
+    /// For one request with spans.
+    public var timeout: Duration {
+        get { tracesExporter.timeout }
+        set { tracesExporter.timeout = newValue }
+    }
+    /// For one batch of spans with all its retries. `OTEL_BSP_EXPORT_TIMEOUT`, default 30 s.
+    public var exportTimeout: Duration {
+        get { tracesExporter.exportTimeout }
+        set { tracesExporter.exportTimeout = newValue }
     }
 }

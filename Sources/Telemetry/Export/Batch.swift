@@ -20,34 +20,61 @@ struct BatchEnvelope: Sendable {
     var maxBytes: Int { resource.count + scope.count + 3 * (1 + Wire.maxVarintBytes) }
 }
 
-/// Spans on their way to the exporter: one request's body, built in place.
+/// Items on their way to the exporter: one request's body. Spans are put together in place; the other signals bring a
+/// finished body.
 final class Batch: @unchecked Sendable {  // used by one thread at a time: the collector's, then the exporter's
-    private(set) var spanCount = 0
-    private let envelope: BatchEnvelope
+    /// Spans, data points or log records.
+    private(set) var itemCount: Int
+    /// What comes before and after the spans; nil where the body is finished.
+    private let envelope: BatchEnvelope?
     private var storage: UnsafeMutableRawPointer
-    private var capacity = 256 * 1024
+    private var capacity: Int
     private var end: Int
-    private let spansStart: Int
+    private let itemsStart: Int
 
+    /// Empty, for spans.
     init(envelope: BatchEnvelope) {
         self.envelope = envelope
-        spansStart = envelope.maxBytes
-        end = spansStart
-        storage = .allocate(byteCount: capacity + spansStart, alignment: 8)
+        itemCount = 0
+        itemsStart = envelope.maxBytes
+        end = itemsStart
+        capacity = max(BatchBuffers.bufferBytes, itemsStart)
+        storage =
+            capacity == BatchBuffers.bufferBytes
+            ? BatchBuffers.take() : .allocate(byteCount: capacity, alignment: 8)
     }
 
-    deinit { storage.deallocate() }
+    /// A finished request, in protobuf, with as many items.
+    init(body: [UInt8], itemCount: Int) {
+        envelope = nil
+        self.itemCount = itemCount
+        itemsStart = 0
+        end = body.count
+        capacity = max(1, body.count)
+        storage = .allocate(byteCount: capacity, alignment: 8)
+        body.withUnsafeBytes { UnsafeMutableRawBufferPointer(start: storage, count: end).copyMemory(from: $0) }
+    }
 
-    var byteCount: Int { end - spansStart }
+    deinit { release() }
+
+    private func release() {
+        if envelope != nil, capacity == BatchBuffers.bufferBytes {
+            BatchBuffers.giveBack(storage)
+        } else {
+            storage.deallocate()
+        }
+    }
+
+    var byteCount: Int { end - itemsStart }
 
     /// Field 2 of ScopeSpans.
     func append(_ span: UnsafeRawPointer, count: Int) {
         let needed = 1 + Wire.maxVarintBytes + count
-        if byteCount + needed > capacity {
-            capacity = (byteCount + needed) * 2
-            let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity + spansStart, alignment: 8)
+        if end + needed > capacity {
+            let larger = UnsafeMutableRawPointer.allocate(byteCount: (end + needed) * 2, alignment: 8)
             larger.copyMemory(from: storage, byteCount: end)
-            storage.deallocate()
+            release()
+            capacity = (end + needed) * 2
             storage = larger
         }
         var place = storage + end
@@ -55,15 +82,17 @@ final class Batch: @unchecked Sendable {  // used by one thread at a time: the c
         place = Wire.varint(UInt64(count), at: place)
         place = Wire.copy(span, count: count, to: place)
         end = place - storage
-        spanCount += 1
+        itemCount += 1
     }
 
-    /// The request. The parts before the spans are written backwards from them, since their lengths count what follows.
+    /// The request, valid as long as the batch. The parts before the spans are written backwards from them, since their
+    /// lengths count what follows.
     func body() -> UnsafeRawBufferPointer {
+        guard let envelope else { return UnsafeRawBufferPointer(start: storage, count: end) }
         let scopeSpans = envelope.scope.count + byteCount
         let resourceSpans = envelope.resource.count + 1 + Wire.varintBytes(UInt64(scopeSpans)) + scopeSpans
         let head = 1 + Wire.varintBytes(UInt64(resourceSpans)) + resourceSpans - byteCount
-        let start = storage + spansStart - head
+        let start = storage + itemsStart - head
         var place = Wire.byte(0x0A, at: start)
         place = Wire.varint(UInt64(resourceSpans), at: place)
         place = envelope.resource.withUnsafeBytes { bytes in

@@ -9,24 +9,18 @@ import Synchronization
 /// Retries by OTLP's rules: 429, 502, 503, 504, a connection that could not be made and one that broke before an answer
 /// are tried again, with the same bytes, until the export time-out; everything else is final.
 final class Exporter: Sendable {
-    private let endpoint: String
-    private let headers: [(String, String)]
-    private let compression: TelemetryConfiguration.Compression
-    private let requestTimeout: Duration
-    private let exportTimeout: Duration
+    let signal: Signal
+    private let settings: OTLPExporterSettings
     private let maxQueuedBatches: Int
     private let report: @Sendable (String) -> Void
     private let state: Guarded<State>
 
     private struct State {
         var queue: [Batch] = []
-        var sendingSpans = 0
         /// Batches that were taken, and those of them that are done with.
         var taken: UInt64 = 0
         var finished: UInt64 = 0
-        var exported: UInt64 = 0
-        var rejected: UInt64 = 0
-        var dropped: [SpanLedger.DropReason: UInt64] = [:]
+        var ledger = ExportLedger()
         var isStopping = false
         /// Requests still under way are aborted.
         var isAborted = false
@@ -39,13 +33,12 @@ final class Exporter: Sendable {
     private static let firstBackoff = Duration.milliseconds(500)
     private static let maxBackoff = Duration.seconds(30)
 
-    init(configuration: TelemetryConfiguration, endpoint: String) {
-        self.endpoint = endpoint
-        headers = configuration.headers
-        compression = configuration.compression
-        requestTimeout = configuration.timeout
-        exportTimeout = configuration.exportTimeout
-        maxQueuedBatches = max(2, configuration.maxQueueSize / max(1, configuration.maxExportBatchSize))
+    init(configuration: TelemetryConfiguration, signal: Signal) {
+        self.signal = signal
+        settings = configuration[signal]
+        maxQueuedBatches =
+            signal == .traces
+            ? max(2, configuration.maxQueueSize / max(1, configuration.maxExportBatchSize)) : settings.maxQueuedBatches
         report = configuration.report
         state = Guarded(State())
     }
@@ -57,8 +50,9 @@ final class Exporter: Sendable {
     func enqueue(_ batch: Batch) {
         state.withLock { state in
             state.taken += 1
+            state.ledger.taken += UInt64(batch.itemCount)
             if state.isAborted {
-                state.dropped[.shutdown, default: 0] += UInt64(batch.spanCount)
+                state.ledger.dropped[.shutdown, default: 0] += UInt64(batch.itemCount)
                 state.finished += 1
             } else {
                 state.queue.append(batch)
@@ -78,17 +72,23 @@ final class Exporter: Sendable {
         return state.withLock { $0.finished >= taken }
     }
 
+    /// Counts items that were lost before they were in a batch.
     func drop(_ count: Int, as reason: SpanLedger.DropReason) {
-        state.withLock { $0.dropped[reason, default: 0] += UInt64(count) }
+        state.withLock { state in
+            state.ledger.taken += UInt64(count)
+            state.ledger.dropped[reason, default: 0] += UInt64(count)
+        }
     }
 
+    /// Where the items went, at this moment.
+    var ledger: ExportLedger { state.withLock { $0.ledger } }
+
     func account(in ledger: inout SpanLedger) {
-        state.withLock { state in
-            ledger.exported = state.exported
-            ledger.rejected = state.rejected
-            ledger.dropped.merge(state.dropped, uniquingKeysWith: +)
-            ledger.queued += UInt64(state.queue.reduce(state.sendingSpans) { $0 + $1.spanCount })
-        }
+        let own = self.ledger
+        ledger.exported = own.exported
+        ledger.rejected = own.rejected
+        ledger.dropped.merge(own.dropped, uniquingKeysWith: +)
+        ledger.queued += own.queued
     }
 
     /// Whether the last attempt failed.
@@ -105,8 +105,8 @@ final class Exporter: Sendable {
         state.withLock { state in
             state.isStopping = true
             state.isAborted = true
-            let left = state.queue.reduce(0) { $0 + $1.spanCount }
-            state.dropped[.shutdown, default: 0] += UInt64(left)
+            let left = state.queue.reduce(0) { $0 + $1.itemCount }
+            state.ledger.dropped[.shutdown, default: 0] += UInt64(left)
             state.finished += UInt64(state.queue.count)
             state.queue = []
         }
@@ -117,7 +117,7 @@ final class Exporter: Sendable {
 
     /// Runs until `stop` and an empty queue, or `abort`.
     func run() {
-        guard let request = HTTPRequest(endpoint: endpoint, headers: headers, isGzip: compression == .gzip) else {
+        guard let request = HTTPRequest(settings: settings) else {
             return
         }
         while let batch = next() {
@@ -132,30 +132,30 @@ final class Exporter: Sendable {
         return state.withLock { state in
             guard !state.queue.isEmpty else { return nil }
             let batch = state.queue.removeFirst()
-            state.sendingSpans = batch.spanCount
             return batch
         }
     }
 
     private func send(_ batch: Batch, with request: HTTPRequest) {
         let plain = batch.body()
-        let compressed = compression == .gzip ? Gzip.compress(plain) : []
-        let deadline = ContinuousClock.now + exportTimeout
+        let compressed = settings.compression == .gzip ? Gzip.compress(plain) : []
+        let deadline = ContinuousClock.now + settings.exportTimeout
         var backoff = Self.firstBackoff
         while true {
             let left = deadline - ContinuousClock.now
-            let timeout = min(requestTimeout, max(left, .milliseconds(1)))
+            let timeout = min(settings.timeout, max(left, .milliseconds(1)))
             switch perform(request, plain: plain, compressed: compressed, timeout: timeout) {
             case .accepted(let rejected, let message):
-                let rejected = min(UInt64(max(0, rejected)), UInt64(batch.spanCount))
+                let rejected = min(UInt64(max(0, rejected)), UInt64(batch.itemCount))
                 state.withLock { state in
-                    state.exported += UInt64(batch.spanCount) - rejected
-                    state.rejected += rejected
-                    state.sendingSpans = 0
+                    state.ledger.exported += UInt64(batch.itemCount) - rejected
+                    state.ledger.rejected += rejected
                     state.isFailing = false
                 }
                 if rejected > 0 || !message.isEmpty {
-                    warn("\(endpoint) rejected \(rejected) of \(batch.spanCount) spans: \(message.prefix(256))")
+                    warn(
+                        "\(settings.publicEndpoint) rejected \(rejected) of \(batch.itemCount) \(signal.itemNoun): \(message.prefix(256))"
+                    )
                 }
                 return
             case .final(let cause):
@@ -181,7 +181,7 @@ final class Exporter: Sendable {
         _ request: HTTPRequest, plain: UnsafeRawBufferPointer, compressed: [UInt8], timeout: Duration
     ) -> HTTPRequest.Outcome {
         let isAborted: () -> Bool = { [state] in state.withLock { $0.isAborted } }
-        if compression == .none {
+        if settings.compression != .gzip {
             return request.post(plain, timeout: timeout, maxResponseBytes: Self.maxResponseBytes, isAborted: isAborted)
         }
         return compressed.withUnsafeBytes {
@@ -192,14 +192,13 @@ final class Exporter: Sendable {
     private func fail(_ batch: Batch, as reason: SpanLedger.DropReason?, _ cause: String) {
         state.withLock { state in
             if let reason {
-                state.dropped[reason, default: 0] += UInt64(batch.spanCount)
+                state.ledger.dropped[reason, default: 0] += UInt64(batch.itemCount)
             } else {
-                state.rejected += UInt64(batch.spanCount)
+                state.ledger.rejected += UInt64(batch.itemCount)
             }
-            state.sendingSpans = 0
             state.isFailing = true
         }
-        warn("\(batch.spanCount) spans were not exported to \(endpoint): \(cause)")
+        warn("\(batch.itemCount) \(signal.itemNoun) were not exported to \(settings.publicEndpoint): \(cause)")
     }
 
     /// At most one line a minute.

@@ -30,7 +30,7 @@ final class HTTPRequest {
     /// `curl_global_init` is not thread-safe in old versions: once, before the first handle.
     private static let global: Void = { curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK ? () : () }()
 
-    init?(endpoint: String, headers: [(String, String)], isGzip: Bool) {
+    init?(settings: OTLPExporterSettings) {
         _ = Self.global
         guard let handle = curl_easy_init() else { return nil }
         guard let multi = curl_multi_init() else {
@@ -41,13 +41,13 @@ final class HTTPRequest {
         self.multi = multi
         var list: UnsafeMutablePointer<curl_slist>?
         list = curl_slist_append(list, "Content-Type: application/x-protobuf")
-        if isGzip { list = curl_slist_append(list, "Content-Encoding: gzip") }
+        if settings.compression == .gzip { list = curl_slist_append(list, "Content-Encoding: gzip") }
         // libcurl would wait a second for a "100 Continue" before larger bodies.
         list = curl_slist_append(list, "Expect:")
-        for (name, value) in headers { list = curl_slist_append(list, "\(name): \(value)") }
+        for (name, value) in settings.headers { list = curl_slist_append(list, "\(name): \(value)") }
         fields = list
         let context = Unmanaged.passUnretained(exchange).toOpaque()
-        isotherm_curl_set_string(handle, CURLOPT_URL, endpoint)
+        isotherm_curl_set_string(handle, CURLOPT_URL, settings.endpoint ?? "")
         isotherm_curl_set_string(handle, CURLOPT_USERAGENT, "isotherm-telemetry/\(SDKVersion.current)")
         isotherm_curl_set_string(handle, CURLOPT_PROTOCOLS_STR, "http,https")
         isotherm_curl_set_list(handle, CURLOPT_HTTPHEADER, list)

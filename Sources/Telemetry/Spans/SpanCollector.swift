@@ -142,7 +142,7 @@ final class Collector: Sendable {
                     guard let batch = state.open else { return false }
                     batch.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
                     SpanSlot.release(slot, word)
-                    if batch.spanCount >= maxBatchSpans || batch.byteCount >= maxBatchBytes {
+                    if batch.itemCount >= maxBatchSpans || batch.byteCount >= maxBatchBytes {
                         exporter.enqueue(batch)
                         state.open = nil
                     }
@@ -165,7 +165,7 @@ final class Collector: Sendable {
     }
 
     private func abandon(_ state: inout State) {
-        var dropped = state.open?.spanCount ?? 0
+        var dropped = state.open?.itemCount ?? 0
         state.open = nil
         for slab in state.slabs {
             for index in 0..<slab.slotCount {
@@ -189,7 +189,7 @@ final class Collector: Sendable {
             var ledger = SpanLedger()
             if state.isClosed { abandon(&state) }
             exporter.account(in: &ledger)
-            ledger.queued += UInt64(state.open?.spanCount ?? 0)
+            ledger.queued += UInt64(state.open?.itemCount ?? 0)
             for slab in state.slabs {
                 for index in 0..<slab.slotCount {
                     switch SpanSlot.state(slab.slot(index)).load(ordering: .acquiring) & 3 {

@@ -1,0 +1,27 @@
+import Synchronization
+
+/// Memory for batches, used again so that a steady stream allocates nothing. Keeps at most `maxKept` buffers.
+enum BatchBuffers {
+    static let bufferBytes = 256 * 1024
+    private static let maxKept = 8
+    private static let kept = Mutex<[Buffer]>([])
+
+    private struct Buffer: @unchecked Sendable {  // owned by whoever holds it
+        let start: UnsafeMutableRawPointer
+    }
+
+    /// `bufferBytes` bytes.
+    static func take() -> UnsafeMutableRawPointer {
+        kept.withLock { $0.popLast() }?.start ?? .allocate(byteCount: bufferBytes, alignment: 8)
+    }
+
+    static func giveBack(_ start: UnsafeMutableRawPointer) {
+        let buffer = Buffer(start: start)
+        let isKept = kept.withLock { kept in
+            guard kept.count < maxKept else { return false }
+            kept.append(buffer)
+            return true
+        }
+        if !isKept { start.deallocate() }
+    }
+}
