@@ -13,6 +13,48 @@ public enum BucketScale {
     /// Largest relative error of a bucket's representative value: (b - 1) / (b + 1) for b = 2^(1/64).
     public static let relativeError = 0.005_416
 
+    /// The scale at which latencies are counted. A coarser one is `scale - shift`.
+    public static let scale = 6
+    /// A shift beyond this is not used: at OpenTelemetry's smallest scale, −10.
+    static let maxShift = 16
+
+    /// Largest relative error of a representative value at a coarser scale; 1 where a bucket's edges are too far apart.
+    public static func relativeError(shift: Int) -> Double {
+        if shift == 0 { return relativeError }
+        let ratio = exp2(exp2(Double(shift - scale)))
+        return ratio.isFinite ? (ratio - 1) / (ratio + 1) : 1
+    }
+
+    /// The position at a coarser scale of what is at a position of scale 6. Edges of coarser scales are among those of
+    /// finer ones, so that nothing but the resolution is lost.
+    @inline(__always)
+    static func coarser(_ position: Int, shift: Int) -> Int {
+        position == 0 || shift == 0
+            ? position : ((position + firstIndex - 1) >> shift) - (firstIndex >> shift) + 1
+    }
+
+    /// The same between two shifts.
+    static func coarser(_ position: Int, from: Int, to: Int) -> Int {
+        guard position > 0, from < to else { return position }
+        return (index(position, shift: from) >> (to - from)) - (firstIndex >> to) + 1
+    }
+
+    /// OpenTelemetry's index of a position above 0.
+    static func index(_ position: Int, shift: Int) -> Int { position + (firstIndex >> shift) - 1 }
+
+    /// The position of OpenTelemetry's index; what is below a nanosecond or beyond 584 years is in the first or the last.
+    static func position(index: Int, shift: Int) -> Int {
+        Swift.min(Swift.max(index - (firstIndex >> shift) + 1, 1), coarser(positionCount - 1, shift: shift))
+    }
+
+    /// Largest whole number of nanoseconds in a bucket; a bucket begins above that of the one before.
+    static func upperEdge(_ position: Int, shift: Int) -> UInt64 {
+        if position <= 0 { return 0 }
+        if shift == 0 { return upperEdges[Swift.min(position, positionCount - 1)] }
+        let last = ((index(position, shift: shift) + 1) << shift) - 1 - firstIndex + 1
+        return last >= positionCount ? .max : upperEdges[Swift.max(last, 1)]
+    }
+
     /// Largest whole number of nanoseconds in each bucket: exact up to 2^46, 19 hours; beyond, to one part in 2^52.
     nonisolated(unsafe) private static let upperEdges: UnsafePointer<UInt64> = {
         let edges = UnsafeMutablePointer<UInt64>.allocate(capacity: positionCount)
@@ -53,6 +95,14 @@ public enum BucketScale {
     /// The value that stands for a bucket: the one whose relative distance to both edges is the same.
     @inline(__always)
     static func representative(_ position: Int) -> UInt64 { representatives[position] }
+
+    static func representative(_ position: Int, shift: Int) -> UInt64 {
+        if shift == 0 || position == 0 { return representatives[position] }
+        let lower = exp2(exp2(Double(shift - scale)) * Double(index(position, shift: shift))) * 1e9
+        let upper = exp2(exp2(Double(shift - scale)) * Double(index(position, shift: shift) + 1)) * 1e9
+        let value = upper.isFinite ? (2 * lower * upper / (lower + upper)).rounded() : (2 * lower).rounded()
+        return value >= 0x1p64 ? .max : max(1, UInt64(value))
+    }
 
     nonisolated(unsafe) private static let representatives: UnsafePointer<UInt64> = {
         let values = UnsafeMutablePointer<UInt64>.allocate(capacity: positionCount)

@@ -1,28 +1,5 @@
-/// One of the slowest events of a cell.
-public struct SlowTrace: Sendable, Equatable {
-    public let latencyNano: UInt64
-    public let high: UInt64
-    public let low: UInt64
-
-    /// 32 lower-case hex digits.
-    public var traceID: String {
-        func digits(_ half: UInt64) -> String {
-            let hex = String(half, radix: 16)
-            return String(repeating: "0", count: 16 - hex.count) + hex
-        }
-        return digits(high) + digits(low)
-    }
-
-    /// Slower first; ids decide between equals, so that the order of arrival never shows.
-    static func precedes(_ a: SlowTrace, _ b: SlowTrace) -> Bool {
-        (b.latencyNano, a.high, a.low) < (a.latencyNano, b.high, b.low)
-    }
-}
-
 /// What one window knows of one group in one stage.
 struct CellContent: Sendable {
-    static let slowestKept = 3
-
     var sketch = Sketch()
     /// The sketch's bytes once the window is over; a late span opens it again.
     var sealed: [UInt8]?
@@ -30,7 +7,7 @@ struct CellContent: Sendable {
     var late: UInt64 = 0
     /// These are parts of a later stage's latencies, not spans of their own.
     var isPart = false
-    var slowest: [SlowTrace] = []
+    var exemplars = Exemplars()
 
     mutating func open() {
         guard let bytes = sealed else { return }
@@ -44,20 +21,15 @@ struct CellContent: Sendable {
         sketch = Sketch()
     }
 
-    @inline(__always)
-    mutating func note(_ trace: SlowTrace) {
-        if slowest.count == Self.slowestKept, !SlowTrace.precedes(trace, slowest[Self.slowestKept - 1]) { return }
-        insert(trace)
-    }
+    mutating func note(_ trace: SlowTrace) { exemplars.note(trace) }
 
-    private mutating func insert(_ trace: SlowTrace) {
-        // Two deliveries of one event are one trace: the slower one stands for it.
-        if let same = slowest.firstIndex(where: { $0.high == trace.high && $0.low == trace.low }) {
-            guard SlowTrace.precedes(trace, slowest[same]) else { return }
-            slowest.remove(at: same)
-        }
-        slowest.insert(trace, at: slowest.firstIndex { SlowTrace.precedes(trace, $0) } ?? slowest.count)
-        if slowest.count > Self.slowestKept { slowest.removeLast() }
+    var sum: CellSum {
+        var sum = CellSum()
+        sum.sketch = sketch
+        sum.late = late
+        sum.isPart = isPart
+        sum.exemplars = exemplars
+        return sum
     }
 
     mutating func merge(_ other: CellContent) {
@@ -67,12 +39,12 @@ struct CellContent: Sendable {
         sketch.merge(other.sketch)
         late = late.saturatingAdding(other.late)
         isPart = isPart || other.isPart
-        for trace in other.slowest { note(trace) }
+        for trace in other.exemplars.traces { note(trace) }
     }
 
     var bytes: Int {
         MemoryLayout<CellContent>.stride + sketch.heapBytes + (sealed?.count ?? 0)
-            + slowest.capacity * MemoryLayout<SlowTrace>.stride
+            + exemplars.traces.capacity * MemoryLayout<SlowTrace>.stride
     }
 }
 

@@ -99,9 +99,6 @@ public struct HeatmapGrid: Sendable {
 // MARK: Building
 
 extension HeatmapGrid {
-    /// One stage's cells of one window, as copied from the engine.
-    private typealias Copied = [(group: Int, stage: Int, content: CellContent)]
-
     static func build(from engine: HeatmapEngine, query: HeatmapQuery) throws(HeatmapError) -> HeatmapGrid {
         func invalid(_ cause: String) -> HeatmapError { HeatmapQuery.invalid(cause) }
         try query.validate()
@@ -147,8 +144,8 @@ extension HeatmapGrid {
                     + "give a longer --window or a shorter range")
         }
 
-        // Copies, one window at a time, and then no lock any more.
-        let (stageNames, groupNames) = engine.locked { ($0.stages.names, $0.groups.names) }
+        let reading = engine.read(from: (chosen.first ?? 0) * base, until: ((chosen.last ?? -1) + 1) * base)
+        let (stageNames, groupNames) = (reading.stageNames, reading.groupNames)
         let stageNumbers = Dictionary(stageNames.enumerated().map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
         let chain = settings.stageChain.compactMap { stageNumbers[$0] }
         var wanted = Set(chain)
@@ -162,27 +159,21 @@ extension HeatmapGrid {
         } else {
             wanted.formUnion([1, HeatmapEngine.foreignStage])
         }
-        var copies: [(index: Int64, cells: Copied)] = []
-        for index in chosen {
-            let cells = engine.locked { state -> Copied in
-                guard let plane = state.planes[index] else { return [] }
-                return plane.keys.indices.compactMap { number in
-                    let key = plane.keys[number]
-                    return wanted.contains(key.stage) ? (key.group, key.stage, plane.cells[number]) : nil
-                }
+        let mask = wanted.reduce(UInt64(0)) { $0 | 1 << UInt64($1) }
+        func has(_ stage: Int) -> Bool {
+            reading.windows.contains { window in
+                var cells = window.cells
+                return cells.next(stages: 1 << UInt64(stage)) != nil
             }
-            copies.append((index, cells))
         }
         let stage =
             query.stage.flatMap { stageNumbers[$0] }
-            ?? (copies.contains { $0.cells.contains { $0.stage == 1 } }
-                || !copies.contains { $0.cells.contains { $0.stage == HeatmapEngine.foreignStage } }
-                ? 1 : HeatmapEngine.foreignStage)
+            ?? (has(1) || !has(HeatmapEngine.foreignStage) ? 1 : HeatmapEngine.foreignStage)
 
         var builder = Builder(
             stage: stage, chain: chain, stageNames: stageNames, query: query, length: length, base: base, civil: civil,
             now: now, lateness: settings.lateness?.nanoseconds)
-        for copy in copies { builder.add(copy.cells, startingAt: copy.index * base) }
+        for window in reading.windows { builder.add(window, stages: mask) }
         let all = builder.rows(groupNames)
         let kept = query.limit.map { Array(all.prefix($0)) } ?? all
         return HeatmapGrid(
@@ -223,7 +214,7 @@ extension HeatmapGrid {
         let lateness: UInt64?
         private(set) var windows: [Window] = []
         /// For each column, by group, then stage.
-        private var columns: [[Int: [Int: CellContent]]] = []
+        private var columns: [[Int: [Int: CellSum]]] = []
 
         init(
             stage: Int, chain: [Int], stageNames: [String], query: HeatmapQuery, length: Int64, base: Int64,
@@ -244,7 +235,8 @@ extension HeatmapGrid {
         /// by; then all of it belongs to the column in which it begins.
         private func keptWindow(from second: Int64) -> Int64 { CivilTime.floor(second + base - 1, base) }
 
-        mutating func add(_ cells: Copied, startingAt second: Int64) {
+        mutating func add(_ plane: PackedPlane, stages: UInt64) {
+            let second = plane.start
             // Columns without a latency are there too: a gap in time must look like one.
             while windows.last.map({ $0.end <= second }) ?? true {
                 let start = windows.last?.end ?? keptWindow(from: civil.windowStart(second, length: length))
@@ -253,8 +245,9 @@ extension HeatmapGrid {
                 columns.append([:])
             }
             let column = columns.count - 1
-            for cell in cells {
-                columns[column][cell.group, default: [:]][cell.stage, default: CellContent()].merge(cell.content)
+            var cells = plane.cells
+            while let cell = cells.next(stages: stages) {
+                columns[column][cell.group, default: [:]][cell.stage, default: CellSum()].add(cell)
             }
         }
 
@@ -264,10 +257,10 @@ extension HeatmapGrid {
                 names[$0].utf8.starts(with: query.groupPrefix.utf8)
             }
             let rows = groups.compactMap { group -> (isOverflow: Bool, row: Row)? in
-                var total: [Int: CellContent] = [:]
+                var total: [Int: CellSum] = [:]
                 let cells = columns.indices.map { column -> Cell? in
                     guard let stages = columns[column][group] else { return nil }
-                    for (stage, content) in stages { total[stage, default: CellContent()].merge(content) }
+                    for (stage, content) in stages { total[stage, default: CellSum()].add(content) }
                     return cell(stages, windows[column])
                 }
                 guard let all = cell(total, windows.last) else { return nil }
@@ -287,9 +280,8 @@ extension HeatmapGrid {
             }.map(\.row)
         }
 
-        private func cell(_ stages: [Int: CellContent], _ window: Window?) -> Cell? {
-            guard var content = stages[stage] else { return nil }
-            content.open()
+        private func cell(_ stages: [Int: CellSum], _ window: Window?) -> Cell? {
+            guard let content = stages[stage] else { return nil }
             let sketch = content.sketch
             guard let value = sketch.quantile(query.quantile) else { return nil }
             let levels = query.levels.map(\.nanoseconds)
@@ -301,18 +293,17 @@ extension HeatmapGrid {
                 p99Nano: sketch.quantile(0.99) ?? 0, maxNano: sketch.max,
                 overSLO: sketch.countAbove(nanoseconds: (query.slo ?? query.levels[2]).nanoseconds), late: content.late,
                 level: LatencyLevel.allCases[levels.count { value >= $0 }],
-                state: content.late > 0 ? .revised : isOpen ? .open : .final, slowest: content.slowest,
+                state: content.late > 0 ? .revised : isOpen ? .open : .final, slowest: content.exemplars.traces,
                 stages: shares(stages))
         }
 
         /// Own time of each stage up to the one that is shown: parts as they are, the others less what came before.
-        private func shares(_ stages: [Int: CellContent]) -> [StageShare] {
+        private func shares(_ stages: [Int: CellSum]) -> [StageShare] {
             guard let end = chain.firstIndex(of: stage) else { return [] }
             var before = 0.0
             var own: [(stage: Int, mean: Double)] = []
             for number in chain[...end] {
-                guard var content = stages[number] else { continue }
-                content.open()
+                guard let content = stages[number] else { continue }
                 guard content.sketch.count > 0 else { continue }
                 let mean = Double(content.sketch.sum) / Double(content.sketch.count)
                 if content.isPart {

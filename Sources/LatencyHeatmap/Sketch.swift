@@ -1,8 +1,8 @@
 /// A distribution of latencies: exact up to 64 values, then a base-2 exponential histogram of scale 6.
 ///
-/// Quantiles are nearest rank, ⌈q·n⌉, with a relative error of at most `BucketScale.relativeError`. Merging is
-/// commutative and associative: the same values give the same sketch and the same bytes, in whatever order and in
-/// whatever parts they came.
+/// Quantiles are nearest rank, ⌈q·n⌉, with a relative error of at most `relativeError`. Merging is commutative and
+/// associative: the same values give the same sketch and the same bytes, in whatever order and in whatever parts they
+/// came. The merger of sketches of different scales has the coarsest of them.
 public struct Sketch: Sendable, Equatable {
     /// Up to this many values are kept as they are.
     public static let exactLimit = 64
@@ -12,8 +12,16 @@ public struct Sketch: Sendable, Equatable {
     public private(set) var max: UInt64 = 0
     /// Sum of the latencies in nanoseconds, for means and shares; stays at the largest number when it overflows.
     public private(set) var sum: UInt64 = 0
-    /// The values in ascending order, as long as there are at most `exactLimit`.
+    /// How many scales coarser than 6 the buckets are; 0 unless memory was short or an imported histogram was coarser.
+    public private(set) var shift = 0
+    /// Whether some values came in buckets with other edges than these, and may be in a neighbour's.
+    public private(set) var isApproximate = false
+    /// Whether there are buckets instead of values.
+    private(set) var hasBuckets = false
+    /// The values in ascending order, unless there are buckets.
     private var values: [UInt64] = []
+    /// Number of latencies that are zero; those have no bucket.
+    private(set) var zeroCount: UInt64 = 0
     /// Number of values in each bucket from `firstPosition` on.
     private var counts: [UInt64] = []
     private var firstPosition = 0
@@ -21,9 +29,17 @@ public struct Sketch: Sendable, Equatable {
     public init() {}
 
     public var isEmpty: Bool { count == 0 }
-    public var isExact: Bool { count <= UInt64(Self.exactLimit) }
+    public var isExact: Bool { !hasBuckets }
+    /// OpenTelemetry's scale of the buckets.
+    public var scale: Int { BucketScale.scale - shift }
     /// What may be wrong with a quantile, relative to it.
-    public var relativeError: Double { isExact ? 0 : BucketScale.relativeError }
+    public var relativeError: Double {
+        isExact ? 0 : Self.relativeError(shift: shift, isApproximate: isApproximate)
+    }
+
+    static func relativeError(shift: Int, isApproximate: Bool) -> Double {
+        BucketScale.relativeError(shift: shift) * (isApproximate ? 2 : 1)
+    }
 
     // MARK: Adding
 
@@ -31,8 +47,8 @@ public struct Sketch: Sendable, Equatable {
     public mutating func insert(nanoseconds: UInt64, count added: UInt64 = 1) {
         guard added > 0 else { return }
         let total = count.saturatingAdding(added)
-        if total > UInt64(Self.exactLimit) {
-            if isExact { spill() }
+        if hasBuckets || total > UInt64(Self.exactLimit) {
+            spill()
             increment(BucketScale.position(nanoseconds: nanoseconds), by: added)
         } else {
             insertExact(nanoseconds, added)
@@ -53,28 +69,107 @@ public struct Sketch: Sendable, Equatable {
             self = other
             return
         }
-        let total = count.saturatingAdding(other.count)
-        if total <= UInt64(Self.exactLimit) {
-            for value in other.values { insertExact(value, 1) }
-        } else {
-            if isExact { spill() }
-            if other.isExact {
-                for value in other.values { increment(BucketScale.position(nanoseconds: value), by: 1) }
-            } else {
-                reserve(other.firstPosition, through: other.firstPosition + other.counts.count - 1)
-                let shift = other.firstPosition - firstPosition
-                counts.withUnsafeMutableBufferPointer { counts in
-                    other.counts.withUnsafeBufferPointer { added in
-                        for index in added.indices {
-                            counts[shift + index] = counts[shift + index].saturatingAdding(added[index])
-                        }
+        if !other.hasBuckets {
+            for value in other.values { insert(nanoseconds: value) }
+            return
+        }
+        begin(merging: other.count, sum: other.sum, max: other.max, shift: other.shift, other.isApproximate)
+        zeroCount = zeroCount.saturatingAdding(other.zeroCount)
+        guard !other.counts.isEmpty else { return }
+        if other.shift == shift {
+            let last = other.firstPosition + other.counts.count - 1
+            if firstPosition > other.firstPosition || counts.isEmpty || firstPosition + counts.count <= last {
+                reserve(other.firstPosition, through: last)
+            }
+            let gap = other.firstPosition - firstPosition
+            var isFull: UInt64 = 0
+            counts.withUnsafeMutableBufferPointer { counts in
+                other.counts.withUnsafeBufferPointer { added in
+                    for index in 0..<added.count {
+                        let (sum, overflow) = counts[gap &+ index].addingReportingOverflow(added[index])
+                        counts[gap &+ index] = sum
+                        isFull |= overflow ? 1 : 0
                     }
                 }
             }
+            if isFull != 0 { saturate(other, gap) }
+        } else {
+            for (index, inBucket) in other.counts.enumerated() where inBucket > 0 {
+                let position = BucketScale.coarser(other.firstPosition + index, from: other.shift, to: shift)
+                add(inBucket, at: position)
+            }
         }
-        count = total
-        max = Swift.max(max, other.max)
-        sum = sum.saturatingAdding(other.sum)
+    }
+
+    /// Buckets that wrapped around while they were added stay at the largest number.
+    @inline(never)
+    private mutating func saturate(_ other: Sketch, _ gap: Int) {
+        for (index, added) in other.counts.enumerated() where counts[gap + index] < added {
+            counts[gap + index] = .max
+        }
+    }
+
+    /// What comes next are the buckets of something with these figures.
+    mutating func begin(
+        merging added: UInt64, sum otherSum: UInt64, max otherMax: UInt64, shift otherShift: Int, _ approximate: Bool
+    ) {
+        if otherShift > shift { coarsen(to: otherShift) }
+        spill()
+        hasBuckets = true
+        isApproximate = isApproximate || approximate
+        count = count.saturatingAdding(added)
+        sum = sum.saturatingAdding(otherSum)
+        max = Swift.max(max, otherMax)
+    }
+
+    mutating func addZeros(_ added: UInt64) { zeroCount = zeroCount.saturatingAdding(added) }
+
+    /// At a position of this sketch's own scale.
+    @inline(__always)
+    mutating func add(_ added: UInt64, at position: Int) {
+        let index = position - firstPosition
+        if index < 0 || index >= counts.count { reserve(position, through: position) }
+        let slot = position - firstPosition
+        counts[slot] = counts[slot].saturatingAdding(added)
+    }
+
+    /// Buckets of scale 6 as a packed cell has them; none is beyond `last`.
+    mutating func addTokens(_ at: inout UnsafePointer<UInt8>, first: Int, through last: Int, count used: Int) {
+        guard used > 0 else { return }
+        if counts.isEmpty || first < firstPosition || last >= firstPosition + counts.count {
+            reserve(first, through: last)
+        }
+        counts.withUnsafeMutableBufferPointer { counts in
+            var slot = first - firstPosition
+            for _ in 0..<used {
+                let token = PackedCell.next(&at)
+                slot &+= token.gap
+                counts[slot] = counts[slot].saturatingAdding(token.count)
+            }
+        }
+    }
+
+    /// Halves the resolution as often as it takes; the values that are kept as they are stay.
+    public mutating func coarsen(to newShift: Int) {
+        let newShift = Swift.min(newShift, BucketScale.maxShift)
+        guard newShift > shift else { return }
+        let old = counts
+        let (first, from) = (firstPosition, shift)
+        counts = []
+        shift = newShift
+        for (index, inBucket) in old.enumerated() where inBucket > 0 {
+            add(inBucket, at: BucketScale.coarser(first + index, from: from, to: newShift))
+        }
+    }
+
+    /// Forgets everything but the memory.
+    mutating func removeAll() {
+        let (kept, keptCounts) = (values, counts)
+        self = Sketch()
+        values = kept
+        values.removeAll(keepingCapacity: true)
+        counts = keptCounts
+        counts.removeAll(keepingCapacity: true)
     }
 
     private mutating func insertExact(_ value: UInt64, _ times: UInt64) {
@@ -84,30 +179,37 @@ public struct Sketch: Sendable, Equatable {
     }
 
     /// From values to buckets.
-    private mutating func spill() {
+    @inline(__always)
+    private mutating func spill() { if !hasBuckets { spillValues() } }
+
+    @inline(never)
+    private mutating func spillValues() {
+        hasBuckets = true
         let kept = values
-        values = []
+        values.removeAll(keepingCapacity: true)
         for value in kept { increment(BucketScale.position(nanoseconds: value), by: 1) }
     }
 
+    /// At a position of scale 6.
     @inline(__always)
     private mutating func increment(_ position: Int, by added: UInt64) {
-        let index = position - firstPosition
-        if index < 0 || index >= counts.count { reserve(position, through: position) }
-        let slot = position - firstPosition
-        counts[slot] = counts[slot].saturatingAdding(added)
+        if position == 0 {
+            zeroCount = zeroCount.saturatingAdding(added)
+        } else {
+            add(added, at: BucketScale.coarser(position, shift: shift))
+        }
     }
 
     /// Makes room, with some to spare: latencies that are near one another are the rule.
     @inline(never)
-    private mutating func reserve(_ low: Int, through high: Int) {
+    mutating func reserve(_ low: Int, through high: Int) {
         if counts.isEmpty {
             firstPosition = low
-            counts = [UInt64](repeating: 0, count: high - low + 1)
+            counts.append(contentsOf: repeatElement(0, count: high - low + 1))
             return
         }
         if low < firstPosition {
-            let new = Swift.max(0, Swift.min(low, firstPosition - 16))
+            let new = Swift.max(1, Swift.min(low, firstPosition - 16))
             counts.insert(contentsOf: repeatElement(0, count: firstPosition - new), at: 0)
             firstPosition = new
         }
@@ -117,41 +219,65 @@ public struct Sketch: Sendable, Equatable {
 
     // MARK: Reading
 
+    /// ⌈q·n⌉, at least 1; nil when there are no values, or when `q` is not a number.
+    ///
+    /// - Parameter q: from 0 to 1, used to a millionth.
+    public static func rank(_ q: Double, of count: UInt64) -> UInt64? {
+        guard count > 0, !q.isNaN else { return nil }
+        let millionths = UInt64((Swift.min(Swift.max(q, 0), 1) * 1_000_000).rounded())
+        if count < 1 << 40 { return Swift.max(1, (millionths * count + 999_999) / 1_000_000) }
+        return Swift.max(1, UInt64((UInt128(millionths) * UInt128(count) + 999_999) / 1_000_000))
+    }
+
     /// The smallest latency, in nanoseconds, that at least ⌈q·n⌉ of the values do not exceed; nil when there are none, or
     /// when `q` is not a number.
     ///
     /// - Parameter q: from 0 to 1, used to a millionth.
-    public func quantile(_ q: Double) -> UInt64? {
-        guard count > 0, !q.isNaN else { return nil }
-        let millionths = UInt128((Swift.min(Swift.max(q, 0), 1) * 1_000_000).rounded())
-        let rank = Swift.max(1, UInt64((millionths * UInt128(count) + 999_999) / 1_000_000))
-        if isExact { return values[Int(rank) - 1] }
-        var seen: UInt64 = 0
-        for (index, inBucket) in counts.enumerated() where inBucket > 0 {
-            seen = seen.saturatingAdding(inBucket)
-            if seen >= rank { return Swift.min(BucketScale.representative(firstPosition + index), max) }
+    public func quantile(_ q: Double) -> UInt64? { Self.rank(q, of: count).map(value(atRank:)) }
+
+    /// The value at a rank from 1 to `count`, in nanoseconds.
+    public func value(atRank rank: UInt64) -> UInt64 {
+        if !hasBuckets { return values.isEmpty ? 0 : values[Int(Swift.min(Swift.max(rank, 1), count)) - 1] }
+        var seen = zeroCount
+        if seen >= rank { return 0 }
+        return counts.withUnsafeBufferPointer { counts in
+            for index in 0..<counts.count {
+                seen = seen.saturatingAdding(counts[index])
+                if seen >= rank {
+                    return Swift.min(BucketScale.representative(firstPosition + index, shift: shift), max)
+                }
+            }
+            return max
         }
-        return max
     }
 
-    /// How many values are above a threshold; above 64 values, those in the threshold's own bucket count by the bucket's
+    /// Between which latencies the quantile of the whole lies with such a confidence, by order statistics; nil when there
+    /// are too few values to say.
+    public func quantileInterval(_ q: Double, confidence: Double = 0.95) -> (lower: UInt64, upper: UInt64)? {
+        QuantileInterval.ranks(count: count, quantile: q, confidence: confidence).map {
+            (value(atRank: $0.lower), value(atRank: $0.upper))
+        }
+    }
+
+    /// How many values are above a threshold; of buckets, those in the threshold's own count by the bucket's
     /// representative value.
     public func countAbove(nanoseconds threshold: UInt64) -> UInt64 {
-        if isExact { return UInt64(values.count { $0 > threshold }) }
+        if !hasBuckets { return UInt64(values.count { $0 > threshold }) }
         var above: UInt64 = 0
         for (index, inBucket) in counts.enumerated() where inBucket > 0 {
-            guard BucketScale.representative(firstPosition + index) > threshold else { continue }
+            guard BucketScale.representative(firstPosition + index, shift: shift) > threshold else { continue }
             above = above.saturatingAdding(inBucket)
         }
         return above
     }
 
-    /// Position and number of values of each bucket that has any, ascending; also when the values themselves are kept.
+    /// Position and number of values of each bucket that has any, ascending; position 0 is for zeros. Also when the
+    /// values themselves are kept.
     public var buckets: [(position: Int, count: UInt64)] {
-        if isExact {
+        if !hasBuckets {
             var found: [(position: Int, count: UInt64)] = []
             for value in values {
-                let position = BucketScale.position(nanoseconds: value)
+                let position = BucketScale.coarser(BucketScale.position(nanoseconds: value), shift: shift)
                 if found.last?.position == position {
                     found[found.count - 1].count += 1
                 } else {
@@ -160,138 +286,25 @@ public struct Sketch: Sendable, Equatable {
             }
             return found
         }
-        return counts.enumerated().compactMap { $1 > 0 ? (firstPosition + $0, $1) : nil }
+        let zeros: [(position: Int, count: UInt64)] = zeroCount > 0 ? [(0, zeroCount)] : []
+        return zeros + counts.enumerated().compactMap { $1 > 0 ? (firstPosition + $0, $1) : nil }
+    }
+
+    /// The values in ascending order; nil when there are buckets.
+    public var exactValues: [UInt64]? { hasBuckets ? nil : values }
+
+    /// The buckets from a position on, zeros not among them.
+    func withCounts<T>(_ body: (_ firstPosition: Int, UnsafeBufferPointer<UInt64>) -> T) -> T {
+        counts.withUnsafeBufferPointer { body(firstPosition, $0) }
     }
 
     /// Memory that the sketch holds beside its own fields.
     var heapBytes: Int { (values.capacity + counts.capacity) * 8 }
 
     public static func == (a: Sketch, b: Sketch) -> Bool {
-        a.count == b.count && a.max == b.max && a.sum == b.sum && a.values == b.values
-            && a.buckets.elementsEqual(b.buckets, by: ==)
-    }
-
-    // MARK: Bytes
-
-    // version 1 | count | when count > 0: sum, max, then
-    //   count ≤ 64: the values, ascending, each as the difference to the one before
-    //   otherwise:  number of buckets in use, and for each the difference of positions and its count
-    // Everything after the version is a protobuf varint.
-    private static let version: UInt8 = 1
-
-    /// Bytes that depend only on the values. Read them back with `init(encoded:)`.
-    public func encoded() -> [UInt8] {
-        var bytes: [UInt8] = [Self.version]
-        Varint.append(count, to: &bytes)
-        guard count > 0 else { return bytes }
-        Varint.append(sum, to: &bytes)
-        Varint.append(max, to: &bytes)
-        if isExact {
-            var previous: UInt64 = 0
-            for value in values {
-                Varint.append(value - previous, to: &bytes)
-                previous = value
-            }
-        } else {
-            let buckets = buckets
-            Varint.append(UInt64(buckets.count), to: &bytes)
-            var previous = 0
-            for bucket in buckets {
-                Varint.append(UInt64(bucket.position - previous), to: &bytes)
-                Varint.append(bucket.count, to: &bytes)
-                previous = bucket.position
-            }
-        }
-        return bytes
-    }
-
-    /// Nil for bytes that `encoded()` cannot have written.
-    public init?(encoded bytes: UnsafeRawBufferPointer) {
-        guard bytes.first == Self.version else { return nil }
-        var reader = Varint(bytes: bytes, at: 1)
-        guard let total = reader.next() else { return nil }
-        if total > 0 {
-            guard let encodedSum = reader.next(), let encodedMax = reader.next() else { return nil }
-            if total <= UInt64(Self.exactLimit) {
-                guard readValues(&reader, total) else { return nil }
-            } else {
-                guard readBuckets(&reader, total, max: encodedMax) else { return nil }
-                sum = encodedSum
-                max = encodedMax
-            }
-            guard max == encodedMax, sum == encodedSum else { return nil }
-        }
-        guard reader.isAtEnd else { return nil }
-    }
-
-    public init?(encoded bytes: [UInt8]) {
-        guard let sketch = bytes.withUnsafeBytes({ Sketch(encoded: $0) }) else { return nil }
-        self = sketch
-    }
-
-    private mutating func readValues(_ reader: inout Varint, _ total: UInt64) -> Bool {
-        var value: UInt64 = 0
-        for _ in 0..<total {
-            guard let difference = reader.next() else { return false }
-            let (next, overflow) = value.addingReportingOverflow(difference)
-            guard !overflow else { return false }
-            value = next
-            insert(nanoseconds: value)
-        }
-        return true
-    }
-
-    private mutating func readBuckets(_ reader: inout Varint, _ total: UInt64, max: UInt64) -> Bool {
-        guard let used = reader.next(), used > 0, used <= UInt64(BucketScale.positionCount) else { return false }
-        let last = BucketScale.position(nanoseconds: max)
-        var position = 0
-        var seen: UInt64 = 0
-        for index in 0..<used {
-            guard let difference = reader.next(), let inBucket = reader.next(), inBucket > 0,
-                difference < UInt64(BucketScale.positionCount), index == 0 || difference > 0
-            else { return false }
-            position += Int(difference)
-            guard position <= last else { return false }
-            // Room for all of them at once: the largest value says where they end.
-            if index == 0 { reserve(position, through: last) }
-            // As `insert` does: a count stays at the largest number.
-            seen = seen.saturatingAdding(inBucket)
-            increment(position, by: inBucket)
-        }
-        count = total
-        return seen == total && position == last
-    }
-}
-
-/// Protobuf's base-128 varints.
-private struct Varint {
-    let bytes: UnsafeRawBufferPointer
-    var at: Int
-
-    var isAtEnd: Bool { at == bytes.count }
-
-    mutating func next() -> UInt64? {
-        var value: UInt64 = 0
-        var shift: UInt64 = 0
-        while at < bytes.count, shift < 64 {
-            let byte = bytes[at]
-            at += 1
-            // The tenth byte has room for one bit, and the shortest form has no zero at its end.
-            if (shift == 63 && byte > 1) || (shift > 0 && byte == 0) { return nil }
-            value |= UInt64(byte & 0x7F) << shift
-            if byte < 0x80 { return value }
-            shift += 7
-        }
-        return nil
-    }
-
-    static func append(_ value: UInt64, to bytes: inout [UInt8]) {
-        var rest = value
-        while rest >= 0x80 {
-            bytes.append(UInt8(truncatingIfNeeded: rest) | 0x80)
-            rest >>= 7
-        }
-        bytes.append(UInt8(rest))
+        a.count == b.count && a.max == b.max && a.sum == b.sum && a.hasBuckets == b.hasBuckets
+            && a.isApproximate == b.isApproximate && a.values == b.values
+            && (!a.hasBuckets || a.shift == b.shift) && a.buckets.elementsEqual(b.buckets, by: ==)
     }
 }
 

@@ -367,24 +367,35 @@ struct EngineTests {
 
     // MARK: Slowest traces
 
-    @Test("a cell keeps the three slowest traces, each once, in whatever order they come")
-    func slowest() throws {
-        let events: [(id: UInt64, latency: UInt64)] = [
-            (1, 50), (2, 40), (1, 10), (3, 30), (4, 20), (4, 45), (2, 40), (5, 5),
-        ]
+    @Test("a cell keeps the slowest trace and a few near the high percentiles, in whatever order they come")
+    func exemplars() throws {
         var generator = SeededGenerator(9)
-        for _ in 0..<30 {
+        // Trace n has a latency of n ms, and a faster one besides.
+        let ids = (1...1_000).map { _ in UInt64.random(in: 1 ... .max, using: &generator) }
+        var events = ids.indices.flatMap { [(at: $0, ms: UInt64($0 + 1)), (at: $0, ms: UInt64($0 / 2 + 1))] }
+        var kept: Set<[UInt64]> = []
+        for _ in 0..<10 {
             let engine = try makeEngine()
-            for event in events.shuffled(using: &generator) {
+            events.shuffle(using: &generator)
+            for (number, event) in events.enumerated() {
+                // In one window or in several that are added up.
                 engine.record(
-                    stage: engine.stage("deliver"), group: engine.group("a"), endUnixNano: monday * second,
-                    latencyNano: event.latency * millisecond, traceID: (0xAB, event.id))
+                    stage: engine.stage("deliver"), group: engine.group("a"),
+                    endUnixNano: (monday + UInt64(number % 3) * 60) * second, latencyNano: event.ms * millisecond,
+                    traceID: (0xAB, ids[event.at]))
             }
-            let cell = try #require(engine.grid().row("a")?.cells[0])
-            #expect(cell.slowest.map(\.low) == [1, 4, 2])
-            #expect(cell.slowest.map(\.latencyNano) == [50, 45, 40].map { $0 * millisecond })
-            #expect(cell.slowest[0].traceID == "00000000000000ab0000000000000001")
+            let traces = try #require(engine.grid([("window", "1h")]).row("a")?.cells[0]).slowest
+            #expect((3...6).contains(traces.count))
+            #expect(traces[0].latencyNano == 1_000 * millisecond)
+            #expect(traces[0].traceID.hasPrefix("00000000000000ab"))
+            for trace in traces {
+                #expect(trace.latencyNano == UInt64(ids.firstIndex(of: trace.low)! + 1) * millisecond)
+            }
+            // One of about the 64 slowest stands for P95 of the traces.
+            #expect(traces.contains { (850...990).contains($0.latencyNano / millisecond) })
+            kept.insert(traces.map(\.low))
         }
+        #expect(kept.count == 1)
     }
 
     @Test("a batch counts every latency and its slowest stands for the trace")

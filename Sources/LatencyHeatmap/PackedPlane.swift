@@ -1,0 +1,77 @@
+import Glibc
+
+/// The cells of one window of one view, packed into one piece of memory that never changes: it can be kept, shared between
+/// threads, and read without a lock.
+final class PackedPlane: @unchecked Sendable {  // never written after `init`
+    /// In seconds since 1970: from `start` up to, not including, `end`.
+    let start: Int64
+    let end: Int64
+    /// What the cells' counters of slow latencies count by, in nanoseconds.
+    let thresholds: [UInt64]
+    let cellCount: Int
+    /// The cells, one after the other, by group, then stage.
+    let bytes: UnsafeRawBufferPointer
+    private let free: (UnsafeRawBufferPointer) -> Void
+
+    /// Takes over the memory, and gives it to `free` in the end.
+    init(
+        start: Int64, end: Int64, thresholds: [UInt64], cellCount: Int, bytes: UnsafeRawBufferPointer,
+        free: @escaping (UnsafeRawBufferPointer) -> Void
+    ) {
+        self.start = start
+        self.end = end
+        self.thresholds = thresholds
+        self.cellCount = cellCount
+        self.bytes = bytes
+        self.free = free
+    }
+
+    deinit { free(bytes) }
+
+    /// What it takes in memory.
+    var byteCount: Int { bytes.count + 128 }
+
+    var cells: PackedCells { PackedCells(self) }
+}
+
+/// Goes through a plane's cells, by group, then stage.
+struct PackedCells {
+    private let plane: PackedPlane
+    private let thresholds: [UInt64]
+    private var at: UnsafePointer<UInt8>
+    private let end: UnsafePointer<UInt8>
+    private var key: UInt64 = 0
+
+    init(_ plane: PackedPlane) {
+        self.plane = plane
+        thresholds = plane.thresholds
+        let start = plane.bytes.assumingMemoryBound(to: UInt8.self).baseAddress ?? PackedCells.nowhere
+        at = start
+        end = start + plane.bytes.count
+    }
+
+    nonisolated(unsafe) private static let nowhere = UnsafePointer(UnsafeMutablePointer<UInt8>.allocate(capacity: 8))
+
+    @inline(__always)
+    mutating func next() -> PackedCell? {
+        guard at < end else { return nil }
+        key &+= PackedCell.varint(&at)
+        let length = Int(PackedCell.varint(&at))
+        let start = at
+        at += length
+        return PackedCell(key: key, start: start, thresholds: thresholds)
+    }
+
+    /// The next cell of one of these stages; bit s for stage s.
+    @inline(__always)
+    mutating func next(stages: UInt64) -> PackedCell? {
+        while at < end {
+            key &+= PackedCell.varint(&at)
+            let length = Int(PackedCell.varint(&at))
+            let start = at
+            at += length
+            if stages >> (key & 63) & 1 == 1 { return PackedCell(key: key, start: start, thresholds: thresholds) }
+        }
+        return nil
+    }
+}
