@@ -391,8 +391,8 @@ struct EngineTests {
             for trace in traces {
                 #expect(trace.latencyNano == UInt64(ids.firstIndex(of: trace.low)! + 1) * millisecond)
             }
-            // One of about the 64 slowest stands for P95 of the traces.
-            #expect(traces.contains { (850...990).contains($0.latencyNano / millisecond) })
+            // Of every 16th or 64th trace the slowest: not far from P95.
+            #expect(traces.contains { (700...990).contains($0.latencyNano / millisecond) })
             kept.insert(traces.map(\.low))
         }
         #expect(kept.count == 1)
