@@ -35,7 +35,8 @@ public final class RotelCollector: Sendable {
 public final class OTLPSink: Sendable {
     public let port: Int
     private let process: ChildProcess
-    private let directory: String
+    /// One file per request, in order: `NUMBER.traces.pb`, `NUMBER.metrics.pb`, `NUMBER.logs.pb`.
+    public let directory: String
 
     public var endpoint: String { "http://127.0.0.1:\(port)" }
 
@@ -86,7 +87,8 @@ public final class OTLPSink: Sendable {
                     name = os.path.join(sys.argv[1], "%06d" % count[0])
                 with open(name + ".part", "wb") as file:
                     file.write(body)
-                os.rename(name + ".part", name + ".pb")
+                signal = self.path.split("/")[-1]
+                os.rename(name + ".part", name + "." + signal + ".pb")
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", "0")
@@ -104,7 +106,7 @@ public final class OTLPSink: Sendable {
         def text(value):
             kind = value.WhichOneof("value")
             return str(getattr(value, kind)) if kind else ""
-        for name in sorted(glob.glob(sys.argv[1] + "/*.pb")):
+        for name in sorted(glob.glob(sys.argv[1] + "/*.traces.pb")):
             request = ExportTraceServiceRequest.FromString(open(name, "rb").read())
             for resource in request.resource_spans:
                 service = {a.key: text(a.value) for a in resource.resource.attributes}.get("service.name", "")

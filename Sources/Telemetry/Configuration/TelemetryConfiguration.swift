@@ -1,4 +1,3 @@
-import Glibc
 import OTLP
 
 /// The tracer's settings, with OpenTelemetry's defaults.
@@ -25,15 +24,17 @@ public struct TelemetryConfiguration: Sendable {
     /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
     public var sampler = Sampler.parentBased(.alwaysOn)
     public var limits = SpanLimits()
-    public var resource = Resource(attributes: ResourceDetection.attributes(serviceName: nil))
+    public var resource = Resource(attributes: ResourceDetection.attributes())
     /// Gets a line for a person when spans are lost, at most one a minute, on the exporter's thread.
     public var report: @Sendable (String) -> Void = { _ in }
 
     public init() {}
 
     /// Reads `OTEL_*`. A value that cannot be used is left out, with a warning that names it.
+    ///
+    /// - Parameter serviceName: what the program calls itself; the environment's name goes before, and so for its version.
     public static func fromEnvironment(
-        _ environment: [String: String]
+        _ environment: [String: String], serviceName: String? = nil, serviceVersion: String? = nil
     ) -> (configuration: TelemetryConfiguration, warnings: [String]) {
         var reader = EnvironmentReader(environment: environment)
         var configuration = TelemetryConfiguration()
@@ -41,16 +42,7 @@ public struct TelemetryConfiguration: Sendable {
         configuration.readExporters(&reader)
         configuration.readProcessor(&reader)
         configuration.readSampler(&reader)
-        var attributes = reader.list("OTEL_RESOURCE_ATTRIBUTES")
-        var name = attributes.first { $0.0 == "service.name" }?.1
-        if let explicit = reader.text("OTEL_SERVICE_NAME") { name = explicit }
-        attributes.removeAll { $0.0 == "service.name" }
-        var merged = ResourceDetection.attributes(serviceName: name)
-        for (key, value) in attributes {
-            merged.removeAll { $0.key == key }
-            merged.append(KeyValue(key, .string(value)))
-        }
-        configuration.resource = Resource(attributes: merged)
+        configuration.readResource(&reader, serviceName, serviceVersion)
         return (configuration, reader.warnings)
     }
 }

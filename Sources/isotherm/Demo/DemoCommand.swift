@@ -74,9 +74,9 @@ struct DemoCommand: AsyncParsableCommand {
     private func run(scratch: String) async throws -> Bool {
         var logger = Logger(label: "isotherm", factory: { StreamLogHandler.standardError(label: $0) })
         logger.logLevel = .error
-        var environment = ProcessInfo.processInfo.environment
-        if environment["OTEL_SERVICE_NAME", default: ""].isEmpty { environment["OTEL_SERVICE_NAME"] = "isotherm" }
-        let (given, warnings) = TelemetryConfiguration.fromEnvironment(environment)
+        let environment = ProcessInfo.processInfo.environment
+        let (given, warnings) = TelemetryConfiguration.fromEnvironment(
+            environment, serviceName: "isotherm", serviceVersion: TelemetrySDK.version)
         for warning in warnings { Terminal.note("Warning: \(warning)") }
         var telemetry = given
 

@@ -28,8 +28,7 @@ struct SettingsReader {
         var warnings: [String] = []
 
         let (telemetry, telemetryWarnings) = TelemetryConfiguration.fromEnvironment(
-            environment.merging(["OTEL_SERVICE_NAME": "isotherm"]) { given, fallback in given.isEmpty ? fallback : given
-            })
+            environment, serviceName: "isotherm", serviceVersion: TelemetrySDK.version)
         warnings += telemetryWarnings
         var configuration = PushServerConfiguration(dataDirectory: "./isotherm-data", telemetry: telemetry)
 

@@ -19,11 +19,15 @@ public struct BridgedTracer: Tracing.Tracer {
         let context = context()
         let span = telemetry.tracer.startSpan(
             "", kind: .init(kind), parent: context.spanContext, at: Instant(unixNano: instant().nanosecondsSinceEpoch))
-        return BridgedSpan(operationName: operationName, parent: context, span: span)
+        return BridgedSpan(parent: context, record: SpanRecord(span, operationName: operationName))
     }
 
-    /// Nil: a context holds ids, not the span.
-    public func activeSpan(identifiedBy context: ServiceContext) -> BridgedSpan? { nil }
+    /// The running span that `context` belongs to; nil once it has ended, when it is not recorded, or when it runs in
+    /// another process.
+    public func activeSpan(identifiedBy context: ServiceContext) -> BridgedSpan? {
+        guard let record = context.spanRecord, record.isRecording else { return nil }
+        return BridgedSpan(in: context, record: record)
+    }
 
     /// Blocks for at most five seconds.
     public func forceFlush() { telemetry.flush(deadline: .seconds(5)) }
@@ -51,15 +55,21 @@ public struct BridgedTracer: Tracing.Tracer {
     }
 }
 
-private enum SpanContextKey: ServiceContextKey {
-    typealias Value = SpanContext
-    static var nameOverride: String? { "isotherm-span-context" }
+private enum SpanRecordKey: ServiceContextKey {
+    typealias Value = SpanRecord
+    static var nameOverride: String? { "isotherm-span" }
 }
 
 extension ServiceContext {
-    /// The running span's ids, or those that came with a request.
-    public internal(set) var spanContext: SpanContext? {
-        get { self[SpanContextKey.self] }
-        set { self[SpanContextKey.self] = newValue }
+    var spanRecord: SpanRecord? {
+        get { self[SpanRecordKey.self] }
+        set { self[SpanRecordKey.self] = newValue }
+    }
+
+    /// The ids of the running span, or of that which a request came with. Set it to go on with a trace whose ids came by
+    /// another way, such as inside a message.
+    public var spanContext: SpanContext? {
+        get { spanRecord?.spanContext }
+        set { spanRecord = newValue.map(SpanRecord.init(received:)) }
     }
 }
