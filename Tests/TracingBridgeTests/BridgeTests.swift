@@ -194,6 +194,7 @@ struct BridgeTests {
         }
         #expect(spans[0].attributes.count == 64)
         #expect(spans[0].attributes["key.63"] == "int 63")
+        #expect(spans[0].schema == ResourceDetection.schemaURL)
     }
 
     @Test("times are the caller's, and an end before the start counts as the start")

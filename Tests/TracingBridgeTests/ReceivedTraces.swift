@@ -30,6 +30,8 @@ struct ReceivedSpan: Decodable {
     let links: [Link]
     let status: Int
     let message: String
+    /// Of the resource.
+    let schema: String
 }
 
 extension OTLPSink {
@@ -70,6 +72,6 @@ extension OTLPSink {
                             start=s.start_time_unix_nano, end=s.end_time_unix_nano, attributes=pairs(s.attributes),
                             events=[dict(name=e.name, time=e.time_unix_nano, attributes=pairs(e.attributes)) for e in s.events],
                             links=[dict(trace=l.trace_id.hex(), span=l.span_id.hex(), attributes=pairs(l.attributes)) for l in s.links],
-                            status=s.status.code, message=s.status.message)))
+                            status=s.status.code, message=s.status.message, schema=resource.schema_url)))
         """
 }

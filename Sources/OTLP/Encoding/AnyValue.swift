@@ -60,8 +60,14 @@ public struct KeyValue: Hashable, Sendable {
 /// Who produced the telemetry. `Resource`: 1 attributes, 2 dropped_attributes_count.
 public struct Resource: Hashable, Sendable {
     public var attributes: [KeyValue]
+    /// The conventions that the attributes follow, or empty. OTLP has it beside the resource: field 3 of `ResourceSpans`,
+    /// `ResourceMetrics` and `ResourceLogs`.
+    public var schemaURL: String
 
-    public init(attributes: [KeyValue] = []) { self.attributes = attributes }
+    public init(attributes: [KeyValue] = [], schemaURL: String = "") {
+        self.attributes = attributes
+        self.schemaURL = schemaURL
+    }
 
     public func encode(into writer: inout ProtobufWriter) {
         for attribute in attributes { writer.message(field: 1) { attribute.encode(into: &$0) } }

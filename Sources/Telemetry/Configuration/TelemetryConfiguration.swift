@@ -24,7 +24,8 @@ public struct TelemetryConfiguration: Sendable {
     /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
     public var sampler = Sampler.parentBased(.alwaysOn)
     public var limits = SpanLimits()
-    public var resource = Resource(attributes: ResourceDetection.attributes())
+    public var resource = Resource(
+        attributes: ResourceDetection.attributes(), schemaURL: ResourceDetection.schemaURL)
     /// Gets a line for a person when spans are lost, at most one a minute, on the exporter's thread.
     public var report: @Sendable (String) -> Void = { _ in }
 

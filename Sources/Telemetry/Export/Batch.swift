@@ -2,7 +2,7 @@ import OTLP
 
 /// What every request begins with: the resource and the scope, encoded once.
 ///
-///     ExportTraceServiceRequest{1 ResourceSpans{1 resource, 2 ScopeSpans{1 scope, 2 span, 2 span, …}}}
+///     ExportTraceServiceRequest{1 ResourceSpans{1 resource, 3 schema, 2 ScopeSpans{1 scope, 2 span, 2 span, …}}}
 struct BatchEnvelope: Sendable {
     let resource: [UInt8]
     let scope: [UInt8]
@@ -10,6 +10,7 @@ struct BatchEnvelope: Sendable {
     init(resource: Resource, scope: InstrumentationScope) {
         var writer = ProtobufWriter()
         writer.message(field: 1) { resource.encode(into: &$0) }
+        if !resource.schemaURL.isEmpty { writer.string(field: 3, resource.schemaURL) }
         self.resource = writer.bytes
         writer = ProtobufWriter()
         writer.message(field: 1) { scope.encode(into: &$0) }

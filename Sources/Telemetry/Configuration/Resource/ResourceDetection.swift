@@ -95,7 +95,7 @@ extension TelemetryConfiguration {
             merged.removeAll { $0.key == key }
             merged.append(KeyValue(key, .string(value)))
         }
-        resource = Resource(attributes: merged)
+        resource = Resource(attributes: merged, schemaURL: ResourceDetection.schemaURL)
     }
 
     private static func detectors(_ reader: inout EnvironmentReader) -> Set<ResourceDetection.Detector> {
