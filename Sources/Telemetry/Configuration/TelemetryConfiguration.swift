@@ -23,6 +23,8 @@ public struct TelemetryConfiguration: Sendable {
     public var maxExportBatchSize = 512
     /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
     public var sampler = Sampler.parentBased(.alwaysOn)
+    /// `OTEL_PROPAGATORS`, default `tracecontext,baggage`.
+    public var propagators = Propagators.standard
     public var limits = SpanLimits()
     public var resource = Resource(
         attributes: ResourceDetection.attributes(), schemaURL: ResourceDetection.schemaURL)
@@ -43,6 +45,7 @@ public struct TelemetryConfiguration: Sendable {
         configuration.readExporters(&reader)
         configuration.readProcessor(&reader)
         configuration.readSampler(&reader)
+        configuration.readPropagators(&reader)
         configuration.readResource(&reader, serviceName, serviceVersion)
         return (configuration, reader.warnings)
     }
