@@ -2,10 +2,10 @@ import Telemetry
 import Tracing
 import TracingBridge
 
-/// The same span as a framework's middleware makes it: the context in a task local, attributes by name.
+/// The same span as a framework's middleware makes it: the context in a task local, attributes by name. With
+/// `NoOpTracer` it is what swift-distributed-tracing and the caller's own attributes cost.
 @inline(never)
-func bridged(_ sdk: TelemetrySDK, _ count: Int, _ devices: [String]) {
-    let tracer = BridgedTracer(sdk)
+func bridged<Tracer: Tracing.Tracer>(_ tracer: Tracer, _ count: Int, _ devices: [String]) {
     for number in 0..<count {
         tracer.withSpan("deliver", context: .topLevel, ofKind: .consumer) { span in
             span.updateAttributes { attributes in

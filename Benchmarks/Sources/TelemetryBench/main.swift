@@ -3,11 +3,13 @@ import CAllocations
 import Glibc
 import OTLP
 import Telemetry
+import Tracing
+import TracingBridge
 
 // Cost of a span on the thread that makes it and in the whole process, with a live exporter. `run` starts the sink.
 //
 //     TelemetryBench --endpoint http://127.0.0.1:4318/v1/traces [--repetitions N]
-//     TelemetryBench --endpoint URL --fixed N     makes N spans and prints nothing: for counting instructions
+//     TelemetryBench --endpoint URL --fixed N [--bridge]   makes N spans and prints nothing: for counting instructions
 
 guard let endpoint = option("--endpoint") else {
     fail("say where spans go: --endpoint http://127.0.0.1:4318/v1/traces")
@@ -18,7 +20,7 @@ let burst = 512
 
 let devices = (0..<16).map { "device-\(100 + $0)" }
 
-func makeSDK(sampler: Sampler = .alwaysOn, endpoint: String? = endpoint) -> TelemetrySDK {
+func makeSDK(sampler: Telemetry.Sampler = .alwaysOn, endpoint: String? = endpoint) -> TelemetrySDK {
     var configuration = TelemetryConfiguration()
     configuration.endpoint = endpoint
     configuration.sampler = sampler
@@ -26,7 +28,7 @@ func makeSDK(sampler: Sampler = .alwaysOn, endpoint: String? = endpoint) -> Tele
 }
 
 @inline(never)
-func fourAttributes(_ tracer: Tracer, _ count: Int, _ devices: [String]) {
+func fourAttributes(_ tracer: Telemetry.Tracer, _ count: Int, _ devices: [String]) {
     for number in 0..<count {
         let span = tracer.startSpan("deliver", kind: .consumer)
         span.setAttribute("messaging.system", "isotherm")
@@ -39,7 +41,7 @@ func fourAttributes(_ tracer: Tracer, _ count: Int, _ devices: [String]) {
 
 /// No clock is read: what is left is the encoding, the ids, and the slot.
 @inline(never)
-func tenAttributes(_ tracer: Tracer, _ count: Int, _ devices: [String], _ instant: Instant) {
+func tenAttributes(_ tracer: Telemetry.Tracer, _ count: Int, _ devices: [String], _ instant: Instant) {
     for number in 0..<count {
         let span = tracer.startSpan("deliver", kind: .consumer, at: instant)
         span.setAttribute("isotherm.stage", "deliver")
@@ -97,7 +99,14 @@ func measure(_ sdk: TelemetrySDK, spans: Int, pause: useconds_t, _ body: (Int) -
 if let text = option("--fixed"), let count = Int(text) {
     let sdk = makeSDK()
     // Under callgrind all threads share one core and are fifty times as slow.
-    let cost = measure(sdk, spans: count, pause: 50_000) { fourAttributes(sdk.tracer, $0, devices) }
+    let isBridged = CommandLine.arguments.contains("--bridge")
+    let cost = measure(sdk, spans: count, pause: 50_000) { count in
+        if isBridged {
+            bridged(BridgedTracer(sdk), count, devices)
+        } else {
+            fourAttributes(sdk.tracer, count, devices)
+        }
+    }
     sdk.shutdown(deadline: .seconds(20))
     if cost.dropped > 0 { fail("\(cost.dropped) spans were dropped") }
     exit(0)
@@ -138,7 +147,16 @@ func sampled(_ key: String, _ title: String, _ body: (TelemetrySDK, Int) -> Void
 
 sampled("span4", "start + 4 attributes + end") { sdk, count in fourAttributes(sdk.tracer, count, devices) }
 sampled("bridge", "withSpan, 4 attributes, through swift-distributed-tracing") { sdk, count in
-    bridged(sdk, count, devices)
+    bridged(BridgedTracer(sdk), count, devices)
+}
+do {
+    let sdk = makeSDK(endpoint: nil)
+    let costs = (0..<repetitions).map { _ in
+        measure(sdk, spans: spans, pause: 0) { bridged(NoOpTracer(), $0, devices) }
+    }
+    report("noop.thread", "ns", costs.map(\.thread), "the same withSpan with swift-distributed-tracing's NoOpTracer")
+    report("noop.allocations", "per span", costs.map(\.allocations), "malloc calls on the producing thread")
+    sdk.shutdown(deadline: .seconds(1))
 }
 let instant = Clock.now()
 sampled("span10", "ids + slot + 10 attributes + end, no clock read") { sdk, count in

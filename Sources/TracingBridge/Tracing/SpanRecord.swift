@@ -1,50 +1,67 @@
 import Glibc
-import Synchronization
 import Telemetry
 import Tracing
 
-/// What a service context holds of a span: the one allocation that a bridged span makes besides its context.
-///
+/// What a service context holds of a span: a reference to the one object that a bridged span makes besides its context.
 /// A span that came with a request is only its ids.
-final class SpanRecord: @unchecked Sendable {  // `state` is guarded by `isLocked`
-    private enum Origin {
+///
+/// The object is a managed buffer, since the lock and what it guards are to lie in it and be reached by their address:
+/// `Mutex` costs several times as much, and a class's own variables are checked for exclusive access each time.
+struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
+    private let storage: ManagedBuffer<Content, Never>
+
+    private final class Storage: ManagedBuffer<Content, Never> {
+        deinit {
+            withUnsafeMutablePointerToHeader { _ = pthread_mutex_destroy(SpanRecord.lock($0)) }
+        }
+    }
+
+    struct Content {
+        // First, so that its address is the content's.
+        var lock = pthread_mutex_t()
+        let origin: Origin
+        var state: State
+    }
+
+    enum Origin {
         case started(Telemetry.Span)
         case received(SpanContext)
     }
 
     struct State {
         var operationName: String
-        var attributes: SpanAttributes = [:]
+        var attributes = SpanAttributes([:])
         var error: RecordedError?
         var isFailed = false
         var isEnded: Bool
     }
 
-    private let origin: Origin
-    // `Mutex` costs as much as the rest of this object's work: a span is nearly always used by one thread at a time, and
-    // nothing of the caller's runs under the lock.
-    private let isLocked = Atomic(false)
-    private var state: State
-
     init(_ span: Telemetry.Span, operationName: String) {
-        origin = .started(span)
-        state = State(operationName: operationName, isEnded: !span.isRecording)
+        self.init(.started(span), State(operationName: operationName, isEnded: !span.isRecording))
     }
 
     init(received context: SpanContext) {
-        origin = .received(context)
-        state = State(operationName: "", isEnded: true)
+        self.init(.received(context), State(operationName: "", isEnded: true))
+    }
+
+    private init(_ origin: Origin, _ state: State) {
+        storage = Storage.create(minimumCapacity: 0) { _ in Content(origin: origin, state: state) }
+        storage.withUnsafeMutablePointerToHeader { _ = pthread_mutex_init(Self.lock($0), nil) }
     }
 
     var spanContext: SpanContext {
-        switch origin {
-        case .started(let span): span.context
-        case .received(let context): context
+        storage.withUnsafeMutablePointerToHeader { content in
+            switch content.pointee.origin {
+            case .started(let span): span.context
+            case .received(let context): context
+            }
         }
     }
 
     private var span: Telemetry.Span? {
-        if case .started(let span) = origin { span } else { nil }
+        storage.withUnsafeMutablePointerToHeader { content in
+            if case .started(let span) = content.pointee.origin { span } else { nil }
+        }
     }
 
     var isRecording: Bool { span?.isRecording ?? false }
@@ -52,12 +69,19 @@ final class SpanRecord: @unchecked Sendable {  // `state` is guarded by `isLocke
     // MARK: One at a time
 
     @inline(__always)
+    private static func lock(_ content: UnsafeMutablePointer<Content>) -> UnsafeMutablePointer<pthread_mutex_t> {
+        UnsafeMutableRawPointer(content).assumingMemoryBound(to: pthread_mutex_t.self)
+    }
+
+    /// Nothing of the caller's runs in `body`.
+    @inline(__always)
     func withState<Result>(_ body: (inout State) -> Result) -> Result {
-        while !isLocked.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged {
-            sched_yield()
+        storage.withUnsafeMutablePointerToHeader { content in
+            let lock = Self.lock(content)
+            pthread_mutex_lock(lock)
+            defer { pthread_mutex_unlock(lock) }
+            return body(&content.pointee.state)
         }
-        defer { isLocked.store(false, ordering: .releasing) }
-        return body(&state)
     }
 
     @inline(__always)
@@ -76,10 +100,8 @@ final class SpanRecord: @unchecked Sendable {  // `state` is guarded by `isLocke
     /// With room for more: who reads them of an open span is about to add some.
     var attributes: SpanAttributes {
         withState { state in
-            guard state.attributes.isEmpty, !state.isEnded else { return state.attributes }
-            var empty = SpanAttributes([:])
-            empty.reserveCapacity(6)
-            return empty
+            state.attributes.isEmpty && !state.isEnded
+                ? SpanAttributes([String: SpanAttribute](minimumCapacity: 6)) : state.attributes
         }
     }
 
@@ -104,21 +126,25 @@ final class SpanRecord: @unchecked Sendable {  // `state` is guarded by `isLocke
     // MARK: The end
 
     /// The first call ends the span. `instant` is asked only then.
+    @inline(__always)
     func end(at instant: () -> Instant) {
-        guard let span else { return }
-        let last: State? = withState { state in
-            guard !state.isEnded else { return nil }
+        var isFirst = false
+        whileOpen { state in
             state.isEnded = true
-            return state
+            isFirst = true
         }
-        // Nobody else writes from here on, so the lock is not needed: the attributes' own code may run.
-        guard let last else { return }
+        guard isFirst, let span else { return }
         let at = instant()
-        last.attributes.write(to: span)
-        if last.isFailed, let error = last.error, last.attributes.get("error.type") == nil {
-            span.setAttribute(named: "error.type", error.type)
+        // Nobody writes from here on: no lock is held while the attributes' own code runs.
+        storage.withUnsafeMutablePointerToHeader { content in
+            content.pointee.state.attributes.write(to: span)
+            if content.pointee.state.isFailed, let error = content.pointee.state.error,
+                content.pointee.state.attributes.get("error.type") == nil
+            {
+                span.setAttribute(named: "error.type", error.type)
+            }
+            span.end(name: content.pointee.state.operationName, at: at)
         }
-        span.end(name: last.operationName, at: at)
     }
 }
 
