@@ -32,32 +32,43 @@ public struct BridgedTracer: Tracing.Tracer {
     /// Blocks for at most five seconds.
     public func forceFlush() { telemetry.flush(deadline: .seconds(5)) }
 
-    // MARK: Propagation, by W3C Trace Context
+    // MARK: Propagation, by the configured propagators
 
-    /// Leaves `context` alone when `traceparent` is absent or invalid; a bad `tracestate` only loses itself.
+    /// Leaves alone in `context` what the carrier says nothing valid about.
     public func extract<Carrier, Extract: Extractor>(
         _ carrier: Carrier, into context: inout ServiceContext, using extractor: Extract
     ) where Extract.Carrier == Carrier {
-        guard let traceparent = extractor.extract(key: "traceparent", from: carrier),
-            let parent = TraceContext.parse(
-                traceparent: traceparent, tracestate: extractor.extract(key: "tracestate", from: carrier))
-        else { return }
-        context.spanContext = parent
+        let found = telemetry.configuration.propagators.extract { field in
+            extractor.extract(key: field, from: carrier).map { [$0] } ?? []
+        }
+        if let span = found.spanContext { context.spanContext = span }
+        if !found.baggage.isEmpty { context.baggage = found.baggage }
+        if let b3 = found.b3 { context[B3SamplingKey.self] = b3 }
     }
 
     /// Also for spans that were sampled out: the decision goes with the trace.
     public func inject<Carrier, Inject: Injector>(
         _ context: ServiceContext, into carrier: inout Carrier, using injector: Inject
     ) where Inject.Carrier == Carrier {
-        guard let span = context.spanContext else { return }
-        injector.inject(span.traceparent, forKey: "traceparent", into: &carrier)
-        if let state = span.traceState { injector.inject(state.description, forKey: "tracestate", into: &carrier) }
+        let outgoing = PropagationContext(
+            spanContext: context.spanContext, baggage: context.baggage, b3: context[B3SamplingKey.self])
+        telemetry.configuration.propagators.inject(outgoing) { injector.inject($1, forKey: $0, into: &carrier) }
     }
 }
 
 private enum SpanRecordKey: ServiceContextKey {
     typealias Value = SpanRecord
     static var nameOverride: String? { "isotherm-span" }
+}
+
+private enum BaggageKey: ServiceContextKey {
+    typealias Value = Telemetry.Baggage
+    static var nameOverride: String? { "isotherm-baggage" }
+}
+
+private enum B3SamplingKey: ServiceContextKey {
+    typealias Value = B3Sampling
+    static var nameOverride: String? { "isotherm-b3" }
 }
 
 extension ServiceContext {
@@ -71,5 +82,11 @@ extension ServiceContext {
     public var spanContext: SpanContext? {
         get { spanRecord?.spanContext }
         set { spanRecord = newValue.map(SpanRecord.init(received:)) }
+    }
+
+    /// What travels along with the trace, to every service behind this one. Empty without any.
+    public var baggage: Telemetry.Baggage {
+        get { self[BaggageKey.self] ?? Telemetry.Baggage() }
+        set { self[BaggageKey.self] = newValue.isEmpty ? nil : newValue }
     }
 }
