@@ -5,8 +5,13 @@ public struct HeatmapQuery: Sendable {
 
     public enum Order: String, Sendable, CaseIterable { case name, slowest, count }
 
-    /// Attribute that names the groups; must be one that the engine groups by. Nil: any.
+    /// Attribute that names the groups, or a pair of them joined by `+`; must be one that the engine groups by. Nil: the
+    /// engine's first.
     public var by: String?
+    /// What attributes must be. The engine must group by them together with `by`.
+    public var filters: [(attribute: String, value: String)] = []
+    /// What each cell is compared with. Nil: nothing.
+    public var comparison: Comparison?
     /// From 0 to 1. Default 0.95.
     public var quantile = 0.95
     /// Length of a column; a multiple of the engine's window. Nil: the engine's, or for a range of
@@ -31,9 +36,33 @@ public struct HeatmapQuery: Sendable {
     public var limit: Int?
 
     /// A moment, or a time before now.
-    public enum TimeBound: Sendable, Equatable {
+    public enum TimeBound: Sendable, Equatable, CustomStringConvertible {
         case unixNano(UInt64)
         case ago(Duration)
+
+        public var description: String {
+            switch self {
+            case .unixNano(let moment): CivilTime.utc.rfc3339(Int64(moment / 1_000_000_000))
+            case .ago(let age): Figures.span(Int64(age.nanoseconds / 1_000_000_000)) + " ago"
+            }
+        }
+    }
+
+    public enum Comparison: Sendable, Equatable, CustomStringConvertible {
+        /// The same windows so long before.
+        case earlier(Duration)
+        /// The windows of another range, the first with the first.
+        case range(TimeBound, TimeBound)
+        /// Two values of one attribute: what is shown is the second.
+        case values(attribute: String, baseline: String, shown: String)
+
+        public var description: String {
+            switch self {
+            case .earlier(let distance): "\(Figures.span(Int64(distance.nanoseconds / 1_000_000_000))) before"
+            case .range(let since, let until): "\(since)..\(until)"
+            case .values(let attribute, let baseline, let shown): "\(attribute) \(shown) against \(baseline)"
+            }
+        }
     }
 
     public init() {}
@@ -43,6 +72,13 @@ public struct HeatmapQuery: Sendable {
         for (name, value) in items {
             switch name {
             case "by": by = value
+            case "where": filters.append(try Self.condition(value))
+            case "compare": comparison = try Self.comparison(value)
+            case "against":
+                guard let (since, until) = Self.halves(value, around: "..") else {
+                    throw Self.invalid("against: \"\(value)\" is no range; give for example 2d..1d")
+                }
+                comparison = .range(try Self.bound(since, name), try Self.bound(until, name))
             case "quantile": quantile = try Self.quantile(value)
             case "window": window = try Self.duration(value, name)
             case "stage": stage = value
@@ -67,10 +103,43 @@ public struct HeatmapQuery: Sendable {
                 limit = number == 0 ? nil : number
             default:
                 throw Self.invalid(
-                    "\"\(name.prefix(64))\" is no parameter; there are by, quantile, window, stage, since, until, tz, slo, "
-                        + "levels, sort and limit")
+                    "\"\(name.prefix(64))\" is no parameter; there are \(Self.names.joined(separator: ", "))")
             }
         }
+    }
+
+    /// Names of the parameters.
+    public static let names = [
+        "by", "where", "quantile", "window", "stage", "since", "until", "tz", "compare", "against", "slo", "levels",
+        "sort", "limit",
+    ]
+
+    /// `tenant.id=acme`.
+    private static func condition(_ text: String) throws(HeatmapError) -> (attribute: String, value: String) {
+        guard let (attribute, value) = halves(text, around: "="), !attribute.isEmpty, !value.isEmpty else {
+            throw invalid("where: \"\(text)\" is no condition; give for example tenant.id=acme")
+        }
+        return (attribute, value)
+    }
+
+    /// `1d`, or `app.version=v1,v2`.
+    private static func comparison(_ text: String) throws(HeatmapError) -> Comparison {
+        if let (attribute, values) = halves(text, around: "="), let (baseline, shown) = halves(values, around: ","),
+            !attribute.isEmpty, !baseline.isEmpty, !shown.isEmpty
+        {
+            return .values(attribute: attribute, baseline: baseline, shown: shown)
+        }
+        guard let distance = try? duration(text, "compare") else {
+            throw invalid(
+                "compare: \"\(text)\" is neither a time before, such as 1d, nor two values, such as app.version=v1,v2")
+        }
+        return .earlier(distance)
+    }
+
+    /// What is before and after the first occurrence.
+    private static func halves(_ text: String, around mark: String) -> (String, String)? {
+        guard let place = text.firstRange(of: mark) else { return nil }
+        return (String(text[..<place.lowerBound]), String(text[place.upperBound...]))
     }
 
     static func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
