@@ -78,7 +78,7 @@ struct ServeCommand: AsyncParsableCommand {
             configuration: .init(
                 services: [.init(service: server, successTerminationBehavior: .gracefullyShutdownGroup)],
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
-        let announcement = Task {
+        let announcement = Task { [configuration] in
             if let port = try? await server.boundPort { Terminal.note(Self.greeting(configuration, port: port)) }
         }
         do { try await group.run() } catch {
