@@ -20,20 +20,16 @@ public enum Gzip {
 
     /// One gzip member.
     public static func compress(_ bytes: UnsafeRawBufferPointer, level: Int32 = 1) -> [UInt8] {
-        var stream = z_stream()
-        // 15 bits of window, and 16 for a gzip header. It can only fail for want of memory.
-        guard isotherm_deflate_init(&stream, level, 15 + 16) == Z_OK else { fatalError("zlib: out of memory") }
-        defer { deflateEnd(&stream) }
-        let bound = Int(deflateBound(&stream, UInt(bytes.count)))
+        let deflater = Deflater(level: level)
+        let bound = deflater.bound(bytes.count)
         return [UInt8](unsafeUninitializedCapacity: bound) { output, count in
-            stream.next_in = UnsafeMutablePointer(mutating: bytes.bindMemory(to: UInt8.self).baseAddress)
-            stream.avail_in = UInt32(bytes.count)
-            stream.next_out = output.baseAddress
-            stream.avail_out = UInt32(bound)
-            let result = deflate(&stream, Z_FINISH)
-            precondition(result == Z_STREAM_END, "deflateBound promised enough room")
-            count = Int(stream.total_out)
+            count = deflater.compress(bytes, into: UnsafeMutableRawBufferPointer(output))
         }
+    }
+
+    /// CRC-32 as in gzip, continued from `start`.
+    public static func checksum(_ bytes: UnsafeRawBufferPointer, from start: UInt32 = 0) -> UInt32 {
+        UInt32(crc32_z(UInt(start), bytes.bindMemory(to: UInt8.self).baseAddress, bytes.count))
     }
 
     /// All members, at most `limit` bytes in all.

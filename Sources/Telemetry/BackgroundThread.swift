@@ -5,6 +5,7 @@ import Glibc
 final class BackgroundThread: @unchecked Sendable {  // joined by whoever owns it, once
     private var thread = pthread_t()
     private var isJoined = false
+    private let process = getpid()
 
     private final class Start {
         let name: String
@@ -30,7 +31,8 @@ final class BackgroundThread: @unchecked Sendable {  // joined by whoever owns i
     }
 
     func join() {
-        guard !isJoined else { return }
+        // A forked process has none of its parent's threads.
+        guard !isJoined, getpid() == process else { return }
         isJoined = true
         pthread_join(thread, nil)
     }

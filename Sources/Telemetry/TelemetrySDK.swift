@@ -73,6 +73,9 @@ public final class TelemetrySDK: Sendable {
     /// Where every span went, exactly, at this moment.
     public var ledger: SpanLedger { collector.ledger }
 
+    /// What an earlier process had left in the disk queue, and where that went.
+    public var recoveredLedger: ExportLedger { exporter.recoveredLedger }
+
     /// Whether the last export failed.
     public var isExporterFailing: Bool { exporter.isFailing }
 
@@ -110,6 +113,8 @@ public final class TelemetrySDK: Sendable {
         collector.seal()
         if isDone { exporter.stop() } else { exporter.abort() }
         running.1?.join()
-        return FlushReport(undelivered: ledger.dropped[.shutdown] ?? 0)
+        // Queued is what waits on disk for the next process.
+        let ledger = self.ledger
+        return FlushReport(undelivered: (ledger.dropped[.shutdown] ?? 0) + ledger.queued)
     }
 }

@@ -81,13 +81,18 @@ struct DeliveryTests {
         #expect(outcome.reports.allSatisfy { $0.utf8.allSatisfy { $0 >= 0x20 } })
     }
 
-    @Test("a request that is too large is final and counted as such (case 13)")
+    @Test("a request that is too large for the endpoint goes in halves, down to one item (case 17)")
     func tooLarge() throws {
-        let receiver = try Receiver(replies: [.status(413)])
+        // 4 spans: refused, then 2 that are taken, and 2 that are refused: 1 taken, 1 too large by itself.
+        let receiver = try Receiver(replies: [.status(413), .ok, .status(413), .ok, .status(413)])
         defer { receiver.stop() }
-        let outcome = deliver(to: receiver)
-        #expect(outcome.requests.count == 1)
-        #expect(outcome.ledger.dropped[.oversize] == 3)
+        let outcome = deliver(4, to: receiver)
+        #expect(outcome.requests.count == 5)
+        #expect(outcome.ledger.exported == 3)
+        #expect(outcome.ledger.dropped[.oversize] == 1)
+        #expect(outcome.reports.count == 1 && outcome.reports[0].contains("413"))
+        let sizes = try OfficialRequest.decode(outcome.requests.map(\.body)).map(\.spans.count)
+        #expect(sizes == [4, 2, 2, 1, 1])
     }
 
     @Test("a long body behind a 503 is not read, and it is tried again all the same (cases 13 and 17)")

@@ -74,6 +74,14 @@ public struct ProtobufReader {
         return UInt64(littleEndian: value)
     }
 
+    @inlinable @inline(__always)
+    public mutating func fixed32() throws(OTLPDecodingError) -> UInt32 {
+        guard end - cursor >= 4 else { throw failure(.truncated, "a 32-bit value ends here") }
+        let value = cursor.loadUnaligned(as: UInt32.self)
+        cursor += 4
+        return UInt32(littleEndian: value)
+    }
+
     /// Field number and wire type, as they stand on the wire: `number << 3 | type`.
     @inlinable @inline(__always)
     public mutating func tag() throws(OTLPDecodingError) -> UInt64 {
@@ -117,9 +125,7 @@ public struct ProtobufReader {
         case 0: _ = try varint()
         case 1: _ = try fixed64()
         case 2: _ = try bytes()
-        case 5:
-            guard end - cursor >= 4 else { throw failure(.truncated, "a 32-bit value ends here") }
-            cursor += 4
+        case 5: _ = try fixed32()
         case 3:
             guard depth < ProtobufReader.maxGroupDepth else { throw failure(.tooDeep, "groups nested too deeply") }
             while true {

@@ -35,6 +35,9 @@ public struct ProtobufWriter {
         data(field: field, inner.bytes)
     }
 
+    /// Fields that are encoded already.
+    mutating func raw(_ encoded: some Collection<UInt8>) { bytes.append(contentsOf: encoded) }
+
     private mutating func tag(_ field: UInt32, _ type: UInt64) { varint(UInt64(field) << 3 | type) }
 
     private mutating func varint(_ value: UInt64) {

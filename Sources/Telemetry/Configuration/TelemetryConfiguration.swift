@@ -15,6 +15,9 @@ public struct TelemetryConfiguration: Sendable {
     public var logsExporter = OTLPExporterSettings()
     /// `OTEL_SDK_DISABLED`.
     public var isDisabled = false
+    /// Where batches wait on disk while an endpoint is away; nil keeps them in memory until the export time-out.
+    /// `ISOTHERM_TELEMETRY_QUEUE_DIR` and `ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES`.
+    public var diskQueue: DiskQueueSettings?
     /// Between two exports. `OTEL_BSP_SCHEDULE_DELAY`, default 5 s.
     public var scheduleDelay = Duration.seconds(5)
     /// Spans that a thread may hold, and that may wait for the exporter. `OTEL_BSP_MAX_QUEUE_SIZE`, default 2,048.

@@ -1,87 +1,112 @@
-import CCurl
 import Glibc
-import Gzip
 import OTLP
-import Synchronization
 
-/// Sends batches to an OTLP/HTTP endpoint, one at a time, on a thread of its own. Nothing here is traced.
+/// Sends one signal's batches to an OTLP/HTTP endpoint, on a thread of its own. Nothing here is traced.
 ///
-/// Retries by OTLP's rules: 429, 502, 503, 504, a connection that could not be made and one that broke before an answer
-/// are tried again, with the same bytes, until the export time-out; everything else is final.
+/// What other threads see of it: they hand batches over, wait, and read the ledger. The thread's own part is
+/// `ExportLoop`. A forked process has neither the thread nor the right to the queue: there, everything here does nothing.
 final class Exporter: Sendable {
     let signal: Signal
-    private let settings: OTLPExporterSettings
+    let settings: OTLPExporterSettings
+    let diskQueue: DiskQueueSettings?
     private let maxQueuedBatches: Int
     private let report: @Sendable (String) -> Void
     private let state: Guarded<State>
+    private let multi: CurlMulti?
+    private let process = getpid()
 
     private struct State {
-        var queue: [Batch] = []
-        /// Batches that were taken, and those of them that are done with.
-        var taken: UInt64 = 0
-        var finished: UInt64 = 0
+        var queue: [(batch: Batch, sequence: UInt64)] = []
+        /// Of the last batch that was taken, and of those in memory that are not done with, in order.
+        var lastSequence: UInt64 = 0
+        var outstanding: [UInt64] = []
+        /// Of the first batch on disk; 0 for an earlier process's.
+        var oldestOnDisk: UInt64?
         var ledger = ExportLedger()
+        var recovered = ExportLedger()
         var isStopping = false
         /// Requests still under way are aborted.
         var isAborted = false
+        /// Nobody sends any more.
+        var isClosed = false
         var isFailing = false
         var lastReport: ContinuousClock.Instant?
+        /// Lost since the last report.
+        var unreported: UInt64 = 0
     }
 
-    /// An answer may be this long; more is not read.
-    private static let maxResponseBytes = 4 * 1024 * 1024
-    private static let firstBackoff = Duration.milliseconds(500)
-    private static let maxBackoff = Duration.seconds(30)
+    private static let reportInterval = Duration.seconds(60)
 
     init(configuration: TelemetryConfiguration, signal: Signal) {
         self.signal = signal
         settings = configuration[signal]
+        diskQueue = configuration.diskQueue
         maxQueuedBatches =
             signal == .traces
-            ? max(2, configuration.maxQueueSize / max(1, configuration.maxExportBatchSize)) : settings.maxQueuedBatches
+            ? max(2, configuration.maxQueueSize / max(1, configuration.maxExportBatchSize))
+            : max(1, settings.maxQueuedBatches)
         report = configuration.report
         state = Guarded(State())
+        multi = settings.endpoint == nil ? nil : CurlMulti()
     }
+
+    private var isForked: Bool { getpid() != process }
 
     // MARK: The queue
 
-    var hasRoom: Bool { state.withLock { $0.queue.count < maxQueuedBatches } }
+    var hasRoom: Bool { isForked || state.withLock { $0.queue.count < maxQueuedBatches } }
 
+    /// Takes a batch, also beyond `hasRoom`. An empty one is not sent.
     func enqueue(_ batch: Batch) {
+        guard batch.itemCount > 0, !isForked else { return }
         state.withLock { state in
-            state.taken += 1
             state.ledger.taken += UInt64(batch.itemCount)
-            if state.isAborted {
+            guard !state.isClosed else {
                 state.ledger.dropped[.shutdown, default: 0] += UInt64(batch.itemCount)
-                state.finished += 1
-            } else {
-                state.queue.append(batch)
+                return
             }
+            state.lastSequence += 1
+            state.outstanding.append(state.lastSequence)
+            state.queue.append((batch, state.lastSequence))
         }
-        state.broadcast()
+        multi?.wakeUp()
     }
 
     func waitForRoom(until deadline: ContinuousClock.Instant) {
+        if isForked { return }
         state.wait(until: deadline) { $0.queue.count < maxQueuedBatches }
     }
 
     /// Returns true once every batch taken so far is done with, or false at the deadline.
     func finishTaken(until deadline: ContinuousClock.Instant) -> Bool {
-        let taken = state.withLock { $0.taken }
-        state.wait(until: deadline) { $0.finished >= taken }
-        return state.withLock { $0.finished >= taken }
+        if isForked { return true }
+        let last = state.withLock { $0.lastSequence }
+        let isDone = { (state: State) in
+            (state.outstanding.first ?? .max) > last && (state.oldestOnDisk ?? .max) > last
+        }
+        state.wait(until: deadline, isDone)
+        return state.withLock { isDone($0) }
     }
 
-    /// Counts items that were lost before they were in a batch.
-    func drop(_ count: Int, as reason: SpanLedger.DropReason) {
-        state.withLock { state in
-            state.ledger.taken += UInt64(count)
-            state.ledger.dropped[reason, default: 0] += UInt64(count)
-        }
+    /// Lets the thread end once the queue is empty.
+    func stop() { end { $0.isStopping = true } }
+
+    /// Ends everything now. What is left is counted as dropped, or goes to the disk queue where there is one.
+    func abort() { end { $0.isAborted = true } }
+
+    private func end(_ change: (inout State) -> Void) {
+        if isForked { return }
+        state.withLock { change(&$0) }
+        multi?.wakeUp()
     }
+
+    // MARK: The ledger
 
     /// Where the items went, at this moment.
-    var ledger: ExportLedger { state.withLock { $0.ledger } }
+    var ledger: ExportLedger { isForked ? ExportLedger() : state.withLock { $0.ledger } }
+
+    /// The same for what an earlier process had left on disk.
+    var recoveredLedger: ExportLedger { isForked ? ExportLedger() : state.withLock { $0.recovered } }
 
     func account(in ledger: inout SpanLedger) {
         let own = self.ledger
@@ -92,122 +117,124 @@ final class Exporter: Sendable {
     }
 
     /// Whether the last attempt failed.
-    var isFailing: Bool { state.withLock { $0.isFailing } }
+    var isFailing: Bool { !isForked && state.withLock { $0.isFailing } }
 
-    /// Lets the thread end once the queue is empty.
-    func stop() {
-        state.withLock { $0.isStopping = true }
-        state.broadcast()
-    }
-
-    /// Ends everything now; what is left is counted as dropped.
-    func abort() {
+    /// Counts items that were lost before they were in a batch.
+    func drop(_ count: Int, as reason: ExportLedger.DropReason) {
+        if isForked { return }
         state.withLock { state in
-            state.isStopping = true
-            state.isAborted = true
-            let left = state.queue.reduce(0) { $0 + $1.itemCount }
-            state.ledger.dropped[.shutdown, default: 0] += UInt64(left)
-            state.finished += UInt64(state.queue.count)
-            state.queue = []
+            state.ledger.taken += UInt64(count)
+            state.ledger.dropped[reason, default: 0] += UInt64(count)
         }
-        state.broadcast()
     }
 
-    // MARK: Sending
+    // MARK: The thread
 
     /// Runs until `stop` and an empty queue, or `abort`.
     func run() {
-        guard let request = HTTPRequest(settings: settings) else {
-            return
-        }
-        while let batch = next() {
-            send(batch, with: request)
-            state.withLock { $0.finished += 1 }
-            state.broadcast()
-        }
-    }
-
-    private func next() -> Batch? {
-        state.wait(until: nil) { !$0.queue.isEmpty || $0.isStopping }
-        return state.withLock { state in
-            guard !state.queue.isEmpty else { return nil }
-            let batch = state.queue.removeFirst()
-            return batch
-        }
-    }
-
-    private func send(_ batch: Batch, with request: HTTPRequest) {
-        let plain = batch.body()
-        let compressed = settings.compression == .gzip ? Gzip.compress(plain) : []
-        let deadline = ContinuousClock.now + settings.exportTimeout
-        var backoff = Self.firstBackoff
-        while true {
-            let left = deadline - ContinuousClock.now
-            let timeout = min(settings.timeout, max(left, .milliseconds(1)))
-            switch perform(request, plain: plain, compressed: compressed, timeout: timeout) {
-            case .accepted(let rejected, let message):
-                let rejected = min(UInt64(max(0, rejected)), UInt64(batch.itemCount))
-                state.withLock { state in
-                    state.ledger.exported += UInt64(batch.itemCount) - rejected
-                    state.ledger.rejected += rejected
-                    state.isFailing = false
-                }
-                if rejected > 0 || !message.isEmpty {
-                    warn(
-                        "\(settings.publicEndpoint) rejected \(rejected) of \(batch.itemCount) \(signal.itemNoun): \(message.prefix(256))"
-                    )
-                }
-                return
-            case .final(let cause):
-                return fail(batch, as: nil, cause)
-            case .tooLarge(let cause):
-                return fail(batch, as: .oversize, cause)
-            case .retry(let cause, let retryAfter):
-                state.withLock { $0.isFailing = true }
-                // Half to one and a half of the backoff, so that a fleet does not come back at once.
-                let jittered = backoff * Double.random(in: 0.5...1.5)
-                let wait = max(jittered, retryAfter ?? .zero)
-                guard ContinuousClock.now + wait < deadline, !state.withLock({ $0.isAborted }) else {
-                    let isAborted = state.withLock { $0.isAborted }
-                    return fail(batch, as: isAborted ? .shutdown : .retryExpired, cause)
-                }
-                state.wait(until: .now + wait) { $0.isAborted }
-                backoff = min(backoff * 2, Self.maxBackoff)
-            }
-        }
-    }
-
-    private func perform(
-        _ request: HTTPRequest, plain: UnsafeRawBufferPointer, compressed: [UInt8], timeout: Duration
-    ) -> HTTPRequest.Outcome {
-        let isAborted: () -> Bool = { [state] in state.withLock { $0.isAborted } }
-        if settings.compression != .gzip {
-            return request.post(plain, timeout: timeout, maxResponseBytes: Self.maxResponseBytes, isAborted: isAborted)
-        }
-        return compressed.withUnsafeBytes {
-            request.post($0, timeout: timeout, maxResponseBytes: Self.maxResponseBytes, isAborted: isAborted)
-        }
-    }
-
-    private func fail(_ batch: Batch, as reason: SpanLedger.DropReason?, _ cause: String) {
+        if let multi, let loop = ExportLoop(exporter: self, multi: multi) { loop.run() }
         state.withLock { state in
+            state.isClosed = true
+            for (batch, _) in state.queue { state.ledger.dropped[.shutdown, default: 0] += UInt64(batch.itemCount) }
+            state.queue = []
+            state.outstanding = []
+        }
+        state.broadcast()
+    }
+
+    struct Wishes {
+        let isAborted: Bool
+        let isStopping: Bool
+        let hasQueued: Bool
+    }
+
+    var wishes: Wishes {
+        state.withLock {
+            Wishes(isAborted: $0.isAborted, isStopping: $0.isStopping, hasQueued: !$0.queue.isEmpty)
+        }
+    }
+
+    func next() -> (batch: Batch, sequence: UInt64)? {
+        let next = state.withLock { $0.queue.isEmpty ? nil : $0.queue.removeFirst() }
+        if next != nil { state.broadcast() }
+        return next
+    }
+
+    /// The batch is done with, or on disk.
+    func finish(_ sequence: UInt64, oldestOnDisk: UInt64? = nil) {
+        state.withLock { state in
+            state.outstanding.removeAll { $0 == sequence }
+            state.oldestOnDisk = oldestOnDisk
+        }
+        state.broadcast()
+    }
+
+    func setOldestOnDisk(_ sequence: UInt64?) {
+        state.withLock { $0.oldestOnDisk = sequence }
+        state.broadcast()
+    }
+
+    func foundOnDisk(_ count: Int) {
+        state.withLock { $0.recovered.taken += UInt64(count) }
+    }
+
+    func attemptFailed() {
+        state.withLock { $0.isFailing = true }
+    }
+
+    /// The endpoint has taken a batch but for so many items.
+    func accepted(_ count: Int, rejected: Int64, message: String, isRecovered: Bool) {
+        let rejected = UInt64(min(max(0, rejected), Int64(count)))
+        state.withLock { state in
+            let ledger = isRecovered ? \State.recovered : \State.ledger
+            state[keyPath: ledger].exported += UInt64(count) - rejected
+            state[keyPath: ledger].rejected += rejected
+            state.isFailing = false
+        }
+        if rejected > 0 || !message.isEmpty {
+            let shown = Answer.printable(Array(message.utf8))
+            warn("\(settings.publicEndpoint) rejected \(rejected) of \(count) \(signal.itemNoun): \(shown)")
+        }
+    }
+
+    /// Items are lost: refused for good, or for a reason of our own.
+    func lost(_ count: Int, _ reason: ExportLedger.DropReason?, _ cause: String, isRecovered: Bool) {
+        state.withLock { state in
+            let ledger = isRecovered ? \State.recovered : \State.ledger
             if let reason {
-                state.ledger.dropped[reason, default: 0] += UInt64(batch.itemCount)
+                state[keyPath: ledger].dropped[reason, default: 0] += UInt64(count)
             } else {
-                state.ledger.rejected += UInt64(batch.itemCount)
+                state[keyPath: ledger].rejected += UInt64(count)
             }
             state.isFailing = true
         }
-        warn("\(batch.itemCount) \(signal.itemNoun) were not exported to \(settings.publicEndpoint): \(cause)")
+        let label = reason?.rawValue ?? "rejected"
+        warn(
+            "\(count) \(signal.itemNoun) were not exported to \(settings.publicEndpoint) (\(label)): \(cause)",
+            lost: UInt64(count))
     }
 
-    /// At most one line a minute.
-    private func warn(_ text: String) {
-        let isDue = state.withLock { state in
-            if let last = state.lastReport, ContinuousClock.now - last < .seconds(60) { return false }
+    /// At most one line a minute; the next one says how much was lost without a line.
+    func warn(_ text: String, lost: UInt64 = 0) {
+        let suppressed: UInt64? = state.withLock { state in
+            if let last = state.lastReport, .now - last < Self.reportInterval {
+                state.unreported += lost
+                return nil
+            }
             state.lastReport = .now
-            return true
+            defer { state.unreported = 0 }
+            return state.unreported
         }
-        if isDue { report(text) }
+        guard let suppressed else { return }
+        report(redacted(suppressed == 0 ? text : "\(text); \(suppressed) more since the last line"))
+    }
+
+    /// An endpoint may repeat what it was sent.
+    private func redacted(_ text: String) -> String {
+        var text = text
+        for (_, value) in settings.headers where value.utf8.count >= 4 {
+            while let found = text.firstRange(of: value) { text.replaceSubrange(found, with: "<redacted>") }
+        }
+        return text
     }
 }

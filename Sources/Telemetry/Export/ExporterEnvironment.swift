@@ -3,6 +3,14 @@ import Glibc
 extension TelemetryConfiguration {
     mutating func readExporters(_ reader: inout EnvironmentReader) {
         for signal in Signal.allCases { self[signal].read(signal, &reader) }
+        let maxBytes = reader.number("ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES", in: DiskQueueSettings.byteRange)
+        if let directory = reader.text("ISOTHERM_TELEMETRY_QUEUE_DIR") {
+            var settings = DiskQueueSettings(directory: directory)
+            if let maxBytes { settings.maxBytes = maxBytes }
+            diskQueue = settings
+        } else if maxBytes != nil {
+            reader.warn("ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES is ignored without ISOTHERM_TELEMETRY_QUEUE_DIR")
+        }
     }
 }
 

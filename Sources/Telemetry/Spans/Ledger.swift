@@ -6,12 +6,14 @@ public struct SpanLedger: Sendable, Equatable, CustomStringConvertible {
     public enum DropReason: String, Sendable, CaseIterable {
         /// The thread's ring was full: the exporter could not keep up, or too many spans were live.
         case queueFull = "queue_full"
-        /// Tried until the export time-out.
+        /// Tried until the export time-out, or sent and not answered.
         case retryExpired = "retry_expired"
         /// Not exported when the shutdown's deadline came.
         case shutdown
-        /// A request that the endpoint finds too large.
+        /// An item that is too large for a request by itself.
         case oversize
+        /// Damaged on its way, in the disk queue for example.
+        case corrupt
     }
 
     public var started: UInt64 = 0
