@@ -10,9 +10,13 @@ enum SDKVersion {
 public struct FlushReport: Sendable, Equatable {
     /// Spans that had ended and were not delivered when it returned.
     public let undelivered: UInt64
+    /// Data points and log records that had been handed on and were not delivered.
+    public var undeliveredDataPoints: UInt64 = 0
+    public var undeliveredLogRecords: UInt64 = 0
 }
 
-/// The tracer with everything behind it: two threads, one that gathers and one that exports.
+/// The tracer, the metrics and the logs with everything behind them: for each signal that is exported two threads, one
+/// that gathers and one that exports.
 ///
 ///     let (configuration, warnings) = TelemetryConfiguration.fromEnvironment()
 ///     let telemetry = TelemetrySDK(configuration: configuration)
@@ -25,6 +29,10 @@ public final class TelemetrySDK: Sendable {
 
     public let configuration: TelemetryConfiguration
     public let tracer: Tracer
+    /// Scraped with `render`, and pushed where there is an endpoint for metrics.
+    public let metrics: MetricRegistry
+    private let metricPipeline: MetricPipeline?
+    private let logPipeline: LogPipeline?
     private let collector: Collector
     private let exporter: Exporter
     private let threads: Guarded<Threads>
@@ -35,8 +43,11 @@ public final class TelemetrySDK: Sendable {
         var isShutDown = false
     }
 
-    public init(configuration: TelemetryConfiguration = TelemetryConfiguration()) {
+    /// - Parameter metrics: the program's own registry; nil for a new one with the configuration's settings.
+    public init(configuration: TelemetryConfiguration = TelemetryConfiguration(), metrics: MetricRegistry? = nil) {
         self.configuration = configuration
+        let registry = metrics ?? MetricRegistry(configuration: configuration.metrics)
+        self.metrics = registry
         let isExporting = configuration.endpoint != nil && !configuration.isDisabled
         let exporter = Exporter(configuration: configuration, signal: .traces)
         let collector = Collector(
@@ -44,7 +55,7 @@ public final class TelemetrySDK: Sendable {
             maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay,
             envelope: BatchEnvelope(
                 resource: configuration.resource,
-                scope: InstrumentationScope(name: "isotherm", version: SDKVersion.current)),
+                scope: Self.scope),
             exporter: exporter)
         self.exporter = exporter
         self.collector = collector
@@ -58,6 +69,22 @@ public final class TelemetrySDK: Sendable {
             threads.exporter = BackgroundThread(name: "otel-exporter") { exporter.run() }
         }
         self.threads = Guarded(threads)
+        func isExported(_ signal: Signal) -> Bool { configuration[signal].endpoint != nil && !configuration.isDisabled }
+        logPipeline = isExported(.logs) ? LogPipeline(configuration: configuration) : nil
+        metricPipeline =
+            isExported(.metrics)
+            ? MetricPipeline(configuration: configuration, registry: registry, scope: Self.scope) : nil
+    }
+
+    /// Of what the program itself traces and counts.
+    private static let scope = InstrumentationScope(name: "isotherm", version: SDKVersion.current)
+
+    /// Makes the instruments of one library.
+    public func meter(_ name: String, version: String = "") -> Meter { metrics.meter(name, version: version) }
+
+    /// Emits the log records of one library.
+    public func logger(_ name: String, version: String = "") -> LogEmitter {
+        LogEmitter(scope: InstrumentationScope(name: name, version: version), pipeline: logPipeline)
     }
 
     deinit {
@@ -76,13 +103,24 @@ public final class TelemetrySDK: Sendable {
     /// What an earlier process had left in the disk queue, and where that went.
     public var recoveredLedger: ExportLedger { exporter.recoveredLedger }
 
+    /// Where every log record went, exactly, at this moment; all zero when logs are not exported.
+    public var logLedger: LogLedger { logPipeline?.processor.ledger ?? LogLedger() }
+
+    /// Where the data points of the metrics went; all zero when metrics are not pushed.
+    public var metricLedger: ExportLedger { metricPipeline?.exporter.ledger ?? ExportLedger() }
+
     /// Whether the last export failed.
     public var isExporterFailing: Bool { exporter.isFailing }
 
-    /// Exports what has ended before the call. Blocks until it is done or the deadline has passed.
+    /// Exports the spans that have ended before the call, the log records that were emitted, and the metrics as they
+    /// are. Blocks until it is done or the deadline has passed.
     @discardableResult
     public func flush(deadline: Duration) -> FlushReport {
-        flush(until: .now + deadline)
+        let end = ContinuousClock.now + deadline
+        var report = flush(until: end)
+        if logPipeline?.flush(until: end) == false { report.undeliveredLogRecords = logLedger.queued }
+        if metricPipeline?.flush(until: end) == false { report.undeliveredDataPoints = metricLedger.queued }
+        return report
     }
 
     private func flush(until end: ContinuousClock.Instant) -> FlushReport {
@@ -102,9 +140,20 @@ public final class TelemetrySDK: Sendable {
             return !threads.isShutDown
         }
         guard isFirst else { return FlushReport(undelivered: 0) }
-        let running = threads.withLock { ($0.collector, $0.exporter) }
-        guard running.0 != nil else { return FlushReport(undelivered: 0) }
         let end = ContinuousClock.now + deadline
+        var report = FlushReport(undelivered: shutdownSpans(until: end))
+        // The last look at the metrics sees what became of the spans and the logs.
+        logPipeline?.shutdown(until: end)
+        metricPipeline?.shutdown(until: end)
+        report.undeliveredLogRecords = logLedger.dropped[.shutdown] ?? 0
+        report.undeliveredDataPoints = metricLedger.dropped[.shutdown] ?? 0
+        return report
+    }
+
+    /// The number of spans that were not delivered.
+    private func shutdownSpans(until end: ContinuousClock.Instant) -> UInt64 {
+        let running = threads.withLock { ($0.collector, $0.exporter) }
+        guard running.0 != nil else { return 0 }
         _ = flush(until: end)
         collector.stop()
         running.0?.join()
@@ -115,6 +164,6 @@ public final class TelemetrySDK: Sendable {
         running.1?.join()
         // Queued is what waits on disk for the next process.
         let ledger = self.ledger
-        return FlushReport(undelivered: (ledger.dropped[.shutdown] ?? 0) + ledger.queued)
+        return (ledger.dropped[.shutdown] ?? 0) + ledger.queued
     }
 }

@@ -29,6 +29,8 @@ public struct TelemetryConfiguration: Sendable {
     /// `OTEL_PROPAGATORS`, default `tracecontext,baggage`.
     public var propagators = Propagators.standard
     public var limits = SpanLimits()
+    public var metrics = MetricsConfiguration()
+    public var logs = LogsConfiguration()
     public var resource = Resource(
         attributes: ResourceDetection.attributes(), schemaURL: ResourceDetection.schemaURL)
     /// Gets a line for a person when spans are lost, at most one a minute, on the exporter's thread.
@@ -47,6 +49,8 @@ public struct TelemetryConfiguration: Sendable {
         configuration.isDisabled = reader.flag("OTEL_SDK_DISABLED")
         configuration.readExporters(&reader)
         configuration.readProcessor(&reader)
+        configuration.readMetrics(&reader)
+        configuration.readLogs(&reader)
         configuration.readSampler(&reader)
         configuration.readPropagators(&reader)
         configuration.readResource(&reader, serviceName, serviceVersion)

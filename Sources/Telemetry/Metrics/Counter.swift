@@ -1,3 +1,4 @@
+import OTLP
 import Synchronization
 
 /// A value that only grows: one series of a counter family.
@@ -6,6 +7,7 @@ import Synchronization
 public final class Counter: Sendable, MetricInstrument {
     @usableFromInline
     let storage = Atomic<UInt64>(0)
+    private let startUnixNano = Clock.now().unixNano
 
     init() {}
 
@@ -18,7 +20,10 @@ public final class Counter: Sendable, MetricInstrument {
     /// What has been added so far.
     public var value: UInt64 { storage.load(ordering: .relaxed) }
 
-    func write(into writer: inout ExpositionWriter, descriptor: MetricDescriptor, labels: [UInt8]) {
-        writer.sample(descriptor.name, labels: labels, value: .unsigned(value))
+    func point(_ attributes: [KeyValue], _ pass: CollectionPass) -> FamilyPoint {
+        .number(
+            NumberPoint(
+                attributes: attributes, startUnixNano: startUnixNano, unixNano: pass.unixNano,
+                value: MetricNumber(value)))
     }
 }

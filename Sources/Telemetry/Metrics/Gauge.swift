@@ -1,3 +1,4 @@
+import OTLP
 import Synchronization
 
 /// A value that goes up and down: one series of a gauge family.
@@ -25,7 +26,8 @@ public final class Gauge: Sendable, MetricInstrument {
 
     public var value: Int64 { storage.load(ordering: .relaxed) }
 
-    func write(into writer: inout ExpositionWriter, descriptor: MetricDescriptor, labels: [UInt8]) {
-        writer.sample(descriptor.name, labels: labels, value: .signed(value))
+    func point(_ attributes: [KeyValue], _ pass: CollectionPass) -> FamilyPoint {
+        .number(
+            NumberPoint(attributes: attributes, startUnixNano: 0, unixNano: pass.unixNano, value: .int(value)))
     }
 }

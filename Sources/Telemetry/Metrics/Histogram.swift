@@ -1,3 +1,4 @@
+import OTLP
 import Synchronization
 
 /// The upper edges of a histogram's buckets: finite, positive, ascending, in seconds. The bucket above the last edge
@@ -48,8 +49,13 @@ public final class Histogram: @unchecked Sendable, MetricInstrument {
     // 128 bits: a second of a thousand busy connections can add hours of latency, and 64 bits hold 584 years.
     private let sumLow = Atomic<UInt64>(0)
     private let sumHigh = Atomic<UInt64>(0)
+    private let bounds: HistogramBounds
+    private let startUnixNano = Clock.now().unixNano
+    /// Made at the first measurement with a span.
+    private let reservoir = AtomicLazyReference<ExemplarReservoir>()
 
     init(bounds: HistogramBounds) {
+        self.bounds = bounds
         edgeCount = bounds.nanoseconds.count
         edges = .allocate(capacity: edgeCount)
         edges.initialize(from: bounds.nanoseconds, count: edgeCount)
@@ -87,6 +93,14 @@ public final class Histogram: @unchecked Sendable, MetricInstrument {
         buckets[bucket(of: nanoseconds)].wrappingAdd(count, ordering: .relaxed)
         let (high, low) = nanoseconds.multipliedFullWidth(by: count)
         addToSum(high: high, low: low)
+    }
+
+    /// Records one value and keeps it as the example of its bucket, when its span is sampled.
+    public func record(nanoseconds: UInt64, context: SpanContext) {
+        record(nanoseconds: nanoseconds)
+        guard context.isSampled else { return }
+        let reservoir = self.reservoir.load() ?? self.reservoir.storeIfNil(ExemplarReservoir(.aligned(bounds.seconds)))
+        reservoir.offer(.double(Double(nanoseconds) / 1e9), context: context, filteredAttributes: [])
     }
 
     /// Records every value, with at most one atomic addition per bucket and one for the sum.
@@ -136,7 +150,22 @@ public final class Histogram: @unchecked Sendable, MetricInstrument {
         }
     }
 
-    func write(into writer: inout ExpositionWriter, descriptor: MetricDescriptor, labels: [UInt8]) {
-        writer.histogram(descriptor, labels: labels, snapshot: snapshot())
+    func point(_ attributes: [KeyValue], _ pass: CollectionPass) -> FamilyPoint {
+        .histogram(
+            snapshot().point(
+                attributes, bounds, startUnixNano: startUnixNano, pass,
+                exemplars: reservoir.load()?.collect(startsInterval: pass.startsInterval) ?? []))
+    }
+}
+
+extension Histogram.Snapshot {
+    /// In seconds.
+    func point(
+        _ attributes: [KeyValue], _ bounds: HistogramBounds, startUnixNano: UInt64, _ pass: CollectionPass,
+        exemplars: [Exemplar] = []
+    ) -> HistogramPoint {
+        HistogramPoint(
+            attributes: attributes, startUnixNano: startUnixNano, unixNano: pass.unixNano,
+            sum: Double(sumNanoseconds) / 1e9, bounds: bounds.seconds, bucketCounts: bucketCounts, exemplars: exemplars)
     }
 }

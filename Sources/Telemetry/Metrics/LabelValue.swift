@@ -18,9 +18,9 @@ enum LabelValue {
     }
 
     /// `tenant="acme",device_group="iOS-15+"`, with `\`, `"` and line feed escaped.
-    static func encode(names: [String], values: [String]) -> [UInt8] {
+    static func encode(_ labels: [(name: String, value: String)]) -> [UInt8] {
         var bytes: [UInt8] = []
-        for (name, value) in zip(names, values) {
+        for (name, value) in labels {
             if !bytes.isEmpty { bytes.append(UInt8(ascii: ",")) }
             bytes.append(contentsOf: name.utf8)
             bytes.append(UInt8(ascii: "="))

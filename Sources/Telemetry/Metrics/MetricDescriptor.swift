@@ -48,20 +48,27 @@ public struct MetricDescriptor: Sendable {
         }
     }
 
-    /// The name in OpenMetrics' `# TYPE`: a counter's is without `_total`, which only its sample carries.
-    var openMetricsName: String {
-        type == .counter ? String(name.dropLast("_total".count)) : name
+    var exposition: Exposition {
+        let base = type == .counter ? String(name.dropLast("_total".count)) : name
+        // The base unit that the name ends in. OpenMetrics allows `# UNIT` for no other.
+        let unit = ["seconds", "bytes", "ratio"].first { base.hasSuffix("_" + $0) }
+        return Exposition(name: name, type: type, help: help, unit: unit)
     }
 
-    /// The base unit that the name ends in. OpenMetrics allows `# UNIT` for no other.
-    var unit: String? {
-        ["seconds", "bytes", "ratio"].first { openMetricsName.hasSuffix("_" + $0) }
+    /// As OTLP has it: UCUM's, which translates back to the word that the name ends in already.
+    var unit: String {
+        switch exposition.unit {
+        case "seconds": "s"
+        case "bytes": "By"
+        case "ratio": "1"
+        default: ""
+        }
     }
 
     /// Every name that this family occupies in either format.
     var claimedNames: [String] {
         switch type {
-        case .counter: [name, openMetricsName, openMetricsName + "_created"]
+        case .counter: [name, exposition.familyName, exposition.familyName + "_created"]
         case .gauge: [name]
         case .histogram: [name] + ["_bucket", "_count", "_sum", "_created"].map { name + $0 }
         }

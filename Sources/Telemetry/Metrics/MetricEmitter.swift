@@ -1,4 +1,6 @@
-/// Collects the samples of one observed metric during one render.
+import OTLP
+
+/// Collects the samples of one observed metric during one look at it.
 ///
 /// Samples with equal labels are added up, and no more than the family's limit of label combinations are kept: the
 /// rest are added to the series `__other__`.
@@ -9,8 +11,9 @@ public struct MetricEmitter {
     private var ordinary = 0
     private(set) var overflowed: UInt64 = 0
 
-    private enum Sample {
-        case value(ExpositionWriter.Value)
+    fileprivate enum Sample {
+        case value(MetricNumber)
+        case nanoseconds(UInt128)
         case histogram(Histogram.Snapshot)
     }
 
@@ -19,13 +22,13 @@ public struct MetricEmitter {
         self.seriesLimit = seriesLimit
     }
 
-    public mutating func emit(_ value: Int, _ labels: String...) { add(.value(.signed(Int64(value))), labels) }
-    public mutating func emit(_ value: UInt64, _ labels: String...) { add(.value(.unsigned(value)), labels) }
+    public mutating func emit(_ value: Int, _ labels: String...) { add(.value(.int(Int64(value))), labels) }
+    public mutating func emit(_ value: UInt64, _ labels: String...) { add(.value(MetricNumber(value)), labels) }
     public mutating func emit(_ value: Double, _ labels: String...) { add(.value(.double(value)), labels) }
 
     /// A duration, exposed in seconds to the nanosecond.
     public mutating func emit(nanoseconds: UInt64, _ labels: String...) {
-        add(.value(.nanoseconds(UInt128(nanoseconds))), labels)
+        add(.nanoseconds(UInt128(nanoseconds)), labels)
     }
 
     /// A whole distribution; one count for each of the family's edges and one above them all.
@@ -59,32 +62,31 @@ public struct MetricEmitter {
         case (.histogram(let a), .histogram(let b)):
             let counts = zip(a.bucketCounts, b.bucketCounts).map { $0 &+ $1 }
             return .histogram(.init(bucketCounts: counts, sumNanoseconds: a.sumNanoseconds &+ b.sumNanoseconds))
-        case (.value(.signed(let a)), .value(.signed(let b))): return .value(.signed(a &+ b))
-        case (.value(.unsigned(let a)), .value(.unsigned(let b))): return .value(.unsigned(a &+ b))
-        case (.value(.nanoseconds(let a)), .value(.nanoseconds(let b))): return .value(.nanoseconds(a &+ b))
-        case (.value(let a), .value(let b)): return .value(.double(a.asDouble + b.asDouble))
-        case (.histogram, .value), (.value, .histogram): preconditionFailure("a family is of one type")
+        case (.nanoseconds(let a), .nanoseconds(let b)): return .nanoseconds(a &+ b)
+        case (.histogram, _), (_, .histogram): preconditionFailure("a family is of one type")
+        default: return .value(first.number + second.number)
         }
     }
 
-    func write(into writer: inout ExpositionWriter) {
-        for (values, sample) in samples.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-            let labels = LabelValue.encode(names: descriptor.labelNames, values: values)
-            switch sample {
-            case .value(let value): writer.sample(descriptor.name, labels: labels, value: value)
-            case .histogram(let snapshot): writer.histogram(descriptor, labels: labels, snapshot: snapshot)
+    /// In ascending order of their label values.
+    func points(_ pass: CollectionPass) -> [FamilyPoint] {
+        samples.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }).map { values, sample in
+            let attributes = descriptor.attributes(values)
+            if case .histogram(let snapshot) = sample, let bounds = descriptor.bounds {
+                return .histogram(snapshot.point(attributes, bounds, startUnixNano: 0, pass))
             }
+            return .number(
+                NumberPoint(attributes: attributes, startUnixNano: 0, unixNano: pass.unixNano, value: sample.number))
         }
     }
 }
 
-extension ExpositionWriter.Value {
-    fileprivate var asDouble: Double {
+extension MetricEmitter.Sample {
+    fileprivate var number: MetricNumber {
         switch self {
-        case .unsigned(let number): Double(number)
-        case .signed(let number): Double(number)
-        case .double(let number): number
-        case .nanoseconds(let number): Double(number) / 1e9
+        case .value(let number): number
+        case .nanoseconds(let nanoseconds): .double(Double(nanoseconds) / 1e9)
+        case .histogram: preconditionFailure("a family is of one type")
         }
     }
 }

@@ -1,22 +1,22 @@
+import OTLP
 import Synchronization
 
 /// One series' storage: counter, gauge or histogram.
 public protocol MetricInstrument: AnyObject, Sendable {}
 
-/// What the registry keeps per family, whatever the instrument.
-protocol MetricSource: Sendable {
-    var descriptor: MetricDescriptor { get }
-    var overflowedLookups: UInt64 { get }
-    func write(into writer: inout ExpositionWriter)
+/// A point of one series; those of a family are of one kind.
+enum FamilyPoint {
+    case number(NumberPoint)
+    case histogram(HistogramPoint)
 }
 
-protocol WritableInstrument: MetricInstrument {
-    func write(into writer: inout ExpositionWriter, descriptor: MetricDescriptor, labels: [UInt8])
+protocol FamilyInstrument: MetricInstrument {
+    func point(_ attributes: [KeyValue], _ pass: CollectionPass) -> FamilyPoint
 }
 
-extension Counter: WritableInstrument {}
-extension Gauge: WritableInstrument {}
-extension Histogram: WritableInstrument {}
+extension Counter: FamilyInstrument {}
+extension Gauge: FamilyInstrument {}
+extension Histogram: FamilyInstrument {}
 
 public typealias CounterFamily = MetricFamily<Counter>
 public typealias GaugeFamily = MetricFamily<Gauge>
@@ -44,7 +44,7 @@ public final class MetricFamily<Instrument: MetricInstrument>: Sendable {
 
     fileprivate struct Series {
         let values: [String]
-        let labels: [UInt8]
+        let attributes: [KeyValue]
         let instrument: Instrument
     }
 
@@ -89,8 +89,8 @@ public final class MetricFamily<Instrument: MetricInstrument>: Sendable {
 
     private func add(_ values: [String], to state: inout State) -> Instrument {
         let instrument = make()
-        let labels = LabelValue.encode(names: descriptor.labelNames, values: values)
-        state.series[values] = Series(values: values, labels: labels, instrument: instrument)
+        state.series[values] = Series(
+            values: values, attributes: descriptor.attributes(values), instrument: instrument)
         return instrument
     }
 
@@ -103,11 +103,46 @@ public final class MetricFamily<Instrument: MetricInstrument>: Sendable {
     }
 }
 
-extension MetricFamily: MetricSource where Instrument: WritableInstrument {
-    func write(into writer: inout ExpositionWriter) {
-        writer.metadata(descriptor)
-        for series in sortedSeries {
-            series.instrument.write(into: &writer, descriptor: descriptor, labels: series.labels)
+extension MetricFamily: MetricSource where Instrument: FamilyInstrument {
+    var overflows: [(metric: String, count: UInt64)] {
+        descriptor.labelNames.isEmpty ? [] : [(descriptor.name, overflowedLookups)]
+    }
+
+    func collect(_ pass: CollectionPass, into metrics: inout [CollectedMetric]) {
+        let points = sortedSeries.map { $0.instrument.point($0.attributes, pass) }
+        metrics.append(descriptor.collected(points, isObserved: false, stream: ObjectIdentifier(self)))
+    }
+}
+
+extension MetricDescriptor {
+    func attributes(_ values: [String]) -> [KeyValue] {
+        zip(labelNames, values).map { KeyValue($0, .string($1)) }
+    }
+
+    func collected(_ points: [FamilyPoint], isObserved: Bool, stream: ObjectIdentifier) -> CollectedMetric {
+        var numbers: [NumberPoint] = []
+        var histograms: [HistogramPoint] = []
+        for point in points {
+            switch point {
+            case .number(let point): numbers.append(point)
+            case .histogram(let point): histograms.append(point)
+            }
         }
+        let data: Metric.Data
+        let kind: InstrumentKind
+        switch type {
+        case .counter:
+            data = .sum(numbers, .cumulative, isMonotonic: true)
+            kind = isObserved ? .observableCounter : .counter
+        case .gauge:
+            data = .gauge(numbers)
+            kind = isObserved ? .observableGauge : .gauge
+        case .histogram:
+            data = .histogram(histograms, .cumulative)
+            kind = isObserved ? .observableHistogram : .histogram
+        }
+        return CollectedMetric(
+            metric: Metric(name: name, description: help, unit: unit, data: data), kind: kind, scope: nil,
+            stream: stream, exposition: exposition)
     }
 }
