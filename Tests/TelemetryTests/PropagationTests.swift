@@ -99,6 +99,7 @@ struct PropagationTests {
         arguments: [
             "", " ", ",", "foo", "foo=", "=1", "foo=1=2", "foo @=1", "foo@ =1", "Foo=1", "foo =1", "FOO=1", "foo.bar=1",
             "foo=bar=baz", "foo=,bar=3",
+            "foo@=1,bar=2", "@foo=1,bar=2", "foo@@bar=1,bar=2", "foo@bar@baz=1,bar=2", "foo@1bar=1",
             "foo=1,bar=\u{1}", "foo=1,foo=1", "foo=1,foo=2", "foo=é", "ü=1", "_a=1", "*a=1", "@v=1", "foo=1,bar",
             "foo=a\u{7F}",
         ])
@@ -117,6 +118,12 @@ struct PropagationTests {
         let key = String(repeating: "z", count: count)
         #expect(state("\(key)=1") == (count <= 256 ? "\(key)=1" : nil))
         #expect(state("k=\(key)") == (count <= 256 ? "k=\(key)" : nil))
+    }
+
+    @Test("a tenant may have 241 characters and a vendor 14", arguments: [(241, 14), (242, 1), (1, 15), (1, 14)])
+    func multiTenantLengths(tenant: Int, vendor: Int) {
+        let key = String(repeating: "t", count: tenant) + "@" + String(repeating: "v", count: vendor)
+        #expect(state("foo=1,\(key)=1") == (tenant <= 241 && vendor <= 14 ? "foo=1,\(key)=1" : nil))
     }
 
     @Test("of more than 512 characters whole entries go, those over 128 characters first (case 23)")
@@ -150,5 +157,24 @@ struct PropagationTests {
         #expect(state.entries.map(\.key) == ["congo", "rojo"])
         #expect(state == TraceState(header: "congo=t61 , rojo=1"))
         #expect(state.hashValue == TraceState(header: "congo=t61 , rojo=1")?.hashValue)
+    }
+
+    @Test("an entry that is set comes to the front, and the last of too many goes")
+    func mutation() throws {
+        let state = try #require(TraceState(header: "a=1,b=2,c=3"))
+        #expect(state.setting("b", to: "4").description == "b=4,a=1,c=3")
+        #expect(state.setting("d", to: "5").description == "d=5,a=1,b=2,c=3")
+        #expect(state.removing("b")?.description == "a=1,c=3")
+        #expect(state.removing("other") == state)
+        #expect(TraceState(key: "a", value: "1")?.removing("a") == nil)
+        // Neither key nor value is checked by others: what is not valid changes nothing.
+        for (key, value) in [("A", "1"), ("a", ""), ("a", "x,y"), ("a", "x "), ("", "1"), ("a", "é")] {
+            #expect(state.setting(key, to: value) == state)
+            #expect(TraceState(key: key, value: value) == nil)
+        }
+        let full = try #require(TraceState(header: (0..<32).map { "k\($0)=v" }.joined(separator: ",")))
+        let more = full.setting("new", to: "1")
+        #expect(more.entries.count == 32 && more.entries.first?.key == "new" && more.entries.last?.key == "k30")
+        #expect(full.setting("k31", to: "1").entries.last?.key == "k30")
     }
 }

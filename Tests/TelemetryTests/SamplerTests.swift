@@ -11,7 +11,9 @@ struct SamplerTests {
         let sampled: [Bool]
     }
 
-    private static let ratios = [0.0, 1e-9, 0.001, 0.1, 0.25, 1.0 / 3, 0.5, 0.9, 0.999, 1.0]
+    private static let ratios = [
+        0.0, 0x1p-64, 3e-20, 1e-17, 1e-9, 1.0 / 3 / 1024, 0.001, 0.1, 0.25, 1.0 / 3, 0.5, 0.9, 0.999, 1 - 0x1p-53, 1.0,
+    ]
 
     private func sdk(_ sampler: Sampler) -> TelemetrySDK {
         var configuration = TelemetryConfiguration()
@@ -23,34 +25,46 @@ struct SamplerTests {
         return TelemetrySDK(configuration: configuration)
     }
 
-    @Test("a ratio decides for 1,000 traces as the Python SDK's TraceIdRatioBased does")
+    @Test("a ratio decides for every trace id as the Python SDK's TraceIdRatioBased does, to the last bit")
     func ratioAgainstPython() throws {
         let program = """
             import json, random, sys
             from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
             rng = random.Random(42)
             ratios = json.loads(sys.argv[1])
-            edges = [int(r * 2**64) + d for r in ratios for d in (-2**20, 2**20)]
-            ids = [rng.getrandbits(128) or 1 for _ in range(1000)] + [0xABCD << 64 | e for e in edges if 0 < e < 2**64]
+            bounds = [TraceIdRatioBased.get_bound_for_rate(r) for r in ratios]
+            edges = [b + d for b in bounds for d in (-2**20, -2, -1, 0, 1, 2, 2**20)]
+            ids = [rng.getrandbits(128) or 1 for _ in range(5000)] + [0xABCD << 64 | e for e in edges if 0 <= e < 2**64]
             print(json.dumps([dict(trace=f"{i:032x}", sampled=[TraceIdRatioBased(r).should_sample(None, i, "x").decision.is_sampled() for r in ratios]) for i in ids]))
             """
         let ratios = String(decoding: try JSONEncoder().encode(Self.ratios), as: UTF8.self)
         let decisions = try JSONDecoder().decode([Decisions].self, from: Peers.python(program, [ratios]).standardOutput)
-        #expect(decisions.count > 1_000)
+        #expect(decisions.count > 5_000)
         for (index, ratio) in Self.ratios.enumerated() {
-            let tracer = sdk(.traceIDRatio(ratio))
+            let sampler = Sampler.traceIDRatio(ratio)
             for decision in decisions {
                 let trace = try #require(TraceID(hex: decision.trace))
                 // The parent's own flag says the opposite: a ratio looks at the id alone.
                 let parent = SpanContext(
                     traceID: trace, spanID: SpanID(rawValue: 1), traceFlags: decision.sampled[index] ? [] : .sampled,
                     isRemote: true)
-                let span = tracer.tracer.startSpan("sampled?", parent: parent)
-                #expect(span.context.isSampled == decision.sampled[index], "\(decision.trace) at \(ratio)")
-                span.end()
+                let result = sampler.sample(SamplingParameters(traceID: trace, parent: parent, name: "sampled?"))
+                #expect(
+                    result.decision == (decision.sampled[index] ? .recordAndSample : .drop),
+                    "\(decision.trace) at \(ratio)")
             }
-            tracer.shutdown(deadline: .zero)
         }
+        // The tracer decides by the same rule.
+        let sdk = sdk(.traceIDRatio(0.25))
+        let index = try #require(Self.ratios.firstIndex(of: 0.25))
+        for decision in decisions {
+            let trace = try #require(TraceID(hex: decision.trace))
+            let parent = SpanContext(traceID: trace, spanID: SpanID(rawValue: 1), traceFlags: [])
+            #expect(
+                sdk.tracer.startSpan("x", parent: parent).context.isSampled == decision.sampled[index],
+                "\(decision.trace)")
+        }
+        sdk.shutdown(deadline: .zero)
     }
 
     @Test("parentbased takes the parent's decision over, and asks its root where there is none")
