@@ -112,10 +112,13 @@ let package = Package(
         .executableTarget(
             name: "StreamTorture", dependencies: ["EventStreams"], path: "Tests/StreamTorture",
             swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "TelemetryFuzz", dependencies: ["Telemetry", "OTLP", "TestSupport"], path: "Tests/TelemetryFuzz",
+            swiftSettings: swiftSettings),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "OTLPTests", dependencies: ["OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
-            name: "TelemetryTests", dependencies: ["Telemetry", "OTLP", "Gzip", "TestSupport"],
+            name: "TelemetryTests", dependencies: ["Telemetry", "TelemetryFuzz", "OTLP", "Gzip", "TestSupport"],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "TracingBridgeTests",

@@ -156,10 +156,11 @@ extension Substring.UTF8View {
 private enum PercentEncoding {
     /// `%` itself is encoded, and `+`, which some decoders take for a space.
     static func encoded(_ text: String) -> String {
+        if text.utf8.allSatisfy(isPlain) { return text }
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(text.utf8.count)
+        bytes.reserveCapacity(text.utf8.count * 3)
         for byte in text.utf8 {
-            if Baggage.isOctet(byte), byte != UInt8(ascii: "%"), byte != UInt8(ascii: "+") {
+            if isPlain(byte) {
                 bytes.append(byte)
             } else {
                 bytes.append(UInt8(ascii: "%"))
@@ -168,6 +169,10 @@ private enum PercentEncoding {
             }
         }
         return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func isPlain(_ byte: UInt8) -> Bool {
+        Baggage.isOctet(byte) && byte != UInt8(ascii: "%") && byte != UInt8(ascii: "+")
     }
 
     /// A `%` without two digits stands for itself; bytes that are not UTF-8 become U+FFFD, as W3C Baggage demands.
