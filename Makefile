@@ -32,7 +32,7 @@ release: ## The program for production: .build-release/release/isotherm
 	@$(SWIFT) build -c release --product isotherm --scratch-path .build-release
 
 format: ## Rewrites the sources in house style
-	@$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Tests Benchmarks
+	@$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Examples Tests Benchmarks
 
 clean: ## Removes what was built
 	rm -rf .build .build-release .build-tools report

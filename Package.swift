@@ -108,6 +108,20 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
 
+        // Examples
+        .executableTarget(
+            name: "trace-context-service",
+            dependencies: [
+                .target(name: "PushClient"), .target(name: "Telemetry"), .target(name: "OTLP"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            path: "Examples/TraceContextService",
+            swiftSettings: swiftSettings
+        ),
+
         // Tests
         .executableTarget(
             name: "StreamTorture", dependencies: ["EventStreams"], path: "Tests/StreamTorture",
@@ -154,7 +168,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "isotherm", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP", "LatencyHeatmap",
+                "isotherm", "trace-context-service", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP",
+                "LatencyHeatmap",
             ],
             swiftSettings: swiftSettings),
     ]
