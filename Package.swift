@@ -144,7 +144,7 @@ let package = Package(
             ],
             swiftSettings: swiftSettings),
         .testTarget(
-            name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "OTLP", "TestSupport"],
+            name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "Telemetry", "OTLP", "TestSupport"],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "PushClientTests", dependencies: ["PushClient", "TestSupport"], swiftSettings: swiftSettings),

@@ -47,8 +47,9 @@ public final class PushServer: Service {
         self.configuration = configuration
         self.logger = logger
         try configuration.validate()
-        let registry = MetricRegistry()
         let telemetry = TelemetrySDK(configuration: configuration.telemetry)
+        // Scraped at /metrics, and pushed where there is an endpoint for metrics.
+        let registry = telemetry.metrics
         var heatmapConfiguration = configuration.heatmap
         heatmapConfiguration.ownInstanceID = configuration.telemetry.resource.instanceID
         let heatmap: HeatmapEngine

@@ -49,7 +49,13 @@ public final class TelemetrySDK: Sendable {
         let registry = metrics ?? MetricRegistry(configuration: configuration.metrics)
         self.metrics = registry
         let isExporting = configuration.endpoint != nil && !configuration.isDisabled
-        let exporter = Exporter(configuration: configuration, signal: .traces)
+        func isExported(_ signal: Signal) -> Bool { configuration[signal].endpoint != nil && !configuration.isDisabled }
+        // What the SDK tells of itself is pushed, or not told.
+        let observation =
+            isExported(.metrics)
+            ? SelfObservation(meter: registry.meter(Self.scope.name, version: Self.scope.version)) : nil
+        let exporter = Exporter(
+            configuration: configuration, signal: .traces, operationDuration: observation?.operationDuration)
         let collector = Collector(
             slotCount: configuration.maxQueueSize, maxBatchSpans: configuration.maxExportBatchSize,
             maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay,
@@ -69,11 +75,15 @@ public final class TelemetrySDK: Sendable {
             threads.exporter = BackgroundThread(name: "otel-exporter") { exporter.run() }
         }
         self.threads = Guarded(threads)
-        func isExported(_ signal: Signal) -> Bool { configuration[signal].endpoint != nil && !configuration.isDisabled }
-        logPipeline = isExported(.logs) ? LogPipeline(configuration: configuration) : nil
-        metricPipeline =
-            isExported(.metrics)
-            ? MetricPipeline(configuration: configuration, registry: registry, scope: Self.scope) : nil
+        logPipeline =
+            isExported(.logs)
+            ? LogPipeline(configuration: configuration, operationDuration: observation?.operationDuration) : nil
+        metricPipeline = observation.map {
+            MetricPipeline(configuration: configuration, registry: registry, scope: Self.scope, observation: $0)
+        }
+        if isExporting { observation?.spans(configuration, collector, exporter) }
+        if let logs = logPipeline { observation?.logs(configuration, logs.processor, logs.exporter) }
+        if let metrics = metricPipeline { observation?.metrics(metrics.exporter) }
     }
 
     /// Of what the program itself traces and counts.

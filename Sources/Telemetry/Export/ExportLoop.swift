@@ -38,6 +38,9 @@ final class ExportLoop {
         let sequence: UInt64?
         let deadline: ContinuousClock.Instant?
         var isRecovered = false
+        let begin = ContinuousClock.now
+        /// Why something of it was lost.
+        var errorType: String?
 
         var itemCount: Int { parts.reduce(0) { $0 + $1.itemCount } }
     }
@@ -186,6 +189,7 @@ final class ExportLoop {
     }
 
     private func lose(_ count: Int, _ reason: ExportLedger.DropReason?, _ cause: String, _ slot: Slot) {
+        slot.delivery?.errorType = reason?.rawValue ?? "rejected"
         exporter.lost(count, reason, cause, isRecovered: slot.delivery?.isRecovered ?? false)
     }
 
@@ -199,6 +203,7 @@ final class ExportLoop {
     private func finish(_ slot: Slot) {
         guard let delivery = slot.delivery else { return }
         slot.delivery = nil
+        exporter.operationEnded(after: .now - delivery.begin, errorType: delivery.errorType)
         if let sequence = delivery.sequence {
             exporter.finish(sequence, oldestOnDisk: disk?.oldestSequence)
         } else if let disk {

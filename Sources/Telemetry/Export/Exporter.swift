@@ -11,6 +11,7 @@ final class Exporter: Sendable {
     let diskQueue: DiskQueueSettings?
     private let maxQueuedBatches: Int
     private let report: @Sendable (String) -> Void
+    private let operationDuration: Meter.Histogram<Double>?
     private let state: Guarded<State>
     private let multi: CurlMulti?
     private let process = getpid()
@@ -37,8 +38,11 @@ final class Exporter: Sendable {
 
     private static let reportInterval = Duration.seconds(60)
 
-    init(configuration: TelemetryConfiguration, signal: Signal) {
+    init(
+        configuration: TelemetryConfiguration, signal: Signal, operationDuration: Meter.Histogram<Double>? = nil
+    ) {
         self.signal = signal
+        self.operationDuration = operationDuration
         settings = configuration[signal]
         diskQueue = configuration.diskQueue
         maxQueuedBatches =
@@ -176,6 +180,14 @@ final class Exporter: Sendable {
 
     func foundOnDisk(_ count: Int) {
         state.withLock { $0.recovered.taken += UInt64(count) }
+    }
+
+    /// A batch is done with.
+    func operationEnded(after duration: Duration, errorType: String?) {
+        guard let operationDuration else { return }
+        var attributes = SelfObservation.component(self)
+        if let errorType { attributes.append(KeyValue("error.type", .string(errorType))) }
+        operationDuration.record(duration / .seconds(1), attributes)
     }
 
     func attemptFailed() {

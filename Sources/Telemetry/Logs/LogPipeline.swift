@@ -7,8 +7,9 @@ final class LogPipeline: Sendable {
     let exporter: Exporter
     private let pipeline: SignalPipeline
 
-    init(configuration: TelemetryConfiguration) {
-        let exporter = Exporter(configuration: configuration, signal: .logs)
+    init(configuration: TelemetryConfiguration, operationDuration: Meter.Histogram<Double>?) {
+        let exporter = Exporter(
+            configuration: configuration, signal: .logs, operationDuration: operationDuration)
         let processor = LogProcessor(
             configuration: configuration.logs, exporter: exporter, resource: configuration.resource)
         let worker = BatchWorker(interval: configuration.logs.scheduleDelay) { processor.handOn($0) }

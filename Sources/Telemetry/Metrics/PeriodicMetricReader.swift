@@ -11,11 +11,16 @@ final class PeriodicMetricReader: Sendable {
     private let exporter: Exporter
     private let resource: Resource
     private let scope: InstrumentationScope
+    private let duration: Meter.Histogram<Double>.Bound
     private let state: Guarded<TemporalityState>
     /// Looks that were left out because the exporter was full. Nothing is lost with them: the next one tells it all.
     let skippedLooks = Atomic<UInt64>(0)
 
-    init(registry: MetricRegistry, exporter: Exporter, resource: Resource, scope: InstrumentationScope) {
+    init(
+        registry: MetricRegistry, exporter: Exporter, resource: Resource, scope: InstrumentationScope,
+        duration: Meter.Histogram<Double>.Bound
+    ) {
+        self.duration = duration
         self.registry = registry
         self.exporter = exporter
         self.resource = resource
@@ -36,6 +41,7 @@ final class PeriodicMetricReader: Sendable {
         }
         let now = Clock.now().unixNano
         let metrics = registry.collect(CollectionPass(unixNano: now, startsInterval: true))
+        duration.record(Double(Clock.now().unixNano - now) / 1e9)
         let pushed = state.withLock { $0.push(metrics, unixNano: now) }
         for batch in batches(pushed) { exporter.enqueue(batch) }
     }
