@@ -46,7 +46,9 @@ public final class TelemetrySDK: Sendable {
     /// - Parameter metrics: the program's own registry; nil for a new one with the configuration's settings.
     public init(configuration: TelemetryConfiguration = TelemetryConfiguration(), metrics: MetricRegistry? = nil) {
         self.configuration = configuration
-        let registry = metrics ?? MetricRegistry(configuration: configuration.metrics)
+        var settings = configuration.metrics
+        settings.report = settings.report ?? configuration.report
+        let registry = metrics ?? MetricRegistry(configuration: settings)
         self.metrics = registry
         let isExporting = configuration.endpoint != nil && !configuration.isDisabled
         func isExported(_ signal: Signal) -> Bool { configuration[signal].endpoint != nil && !configuration.isDisabled }

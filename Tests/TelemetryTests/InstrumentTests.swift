@@ -359,22 +359,15 @@ struct InstrumentTests {
 }
 
 /// What was reported.
-final class Lines: Sendable {
-    private let lines = NSLockedLines()
-
-    var all: [String] { lines.all }
-
-    func configuration() -> MetricsConfiguration {
-        var configuration = MetricsConfiguration()
-        configuration.report = { [lines] in lines.append($0) }
-        return configuration
-    }
-}
-
-final class NSLockedLines: @unchecked Sendable {  // guarded by `lock`
+final class Lines: @unchecked Sendable {  // guarded by `lock`
     private let lock = NSLock()
     private var lines: [String] = []
 
     var all: [String] { lock.withLock { lines } }
-    func append(_ line: String) { lock.withLock { lines.append(line) } }
+
+    func configuration() -> MetricsConfiguration {
+        var configuration = MetricsConfiguration()
+        configuration.report = { line in self.lock.withLock { self.lines.append(line) } }
+        return configuration
+    }
 }

@@ -54,7 +54,9 @@ final class LogProcessor: Sendable {
     /// On the worker's thread only.
     func handOn(_ occasion: BatchWorker.Occasion) {
         let least = occasion == .nudge ? configuration.maxExportBatchSize : 1
-        while state.withLock({ $0.queue.count >= least }) {
+        // What comes meanwhile is for the next time: whoever waits does not wait for that as well.
+        var remaining = state.withLock { $0.queue.count }
+        while remaining >= least {
             // Records wait here, where they count against the queue's limits. On a shutdown the exporter makes room.
             exporter.waitForRoom(until: .now + .seconds(1))
             guard exporter.hasRoom else { continue }
@@ -64,6 +66,7 @@ final class LogProcessor: Sendable {
                 state.bytes -= taken.reduce(0) { $0 + $1.record.count }
                 return taken
             }
+            remaining -= entries.count
             var groups: [(scope: InstrumentationScope, items: [[UInt8]])] = []
             for entry in entries {
                 if let index = groups.firstIndex(where: { $0.scope == entry.scope }) {

@@ -218,7 +218,7 @@ public final class MetricRegistry: Sendable {
     private func report(_ line: String) {
         // A program that makes up names is not to fill memory with them.
         let isNew = state.withLock { $0.reported.count < 1_000 && $0.reported.insert(line).inserted }
-        if isNew { configuration.report(line) }
+        if isNew { configuration.report?(line) }
     }
 
     // MARK: Readers

@@ -26,8 +26,9 @@ public struct MetricsConfiguration: Sendable {
     /// Series of a stream, the one for the overflow included. Default 2,000.
     public var cardinalityLimit = 2_000
     public var views: [View] = []
-    /// Gets a line for a person when an instrument or a view cannot be used as it was declared.
-    public var report: @Sendable (String) -> Void = { _ in }
+    /// Gets a line for a person when an instrument or a view cannot be used as it was declared; nil for the SDK's own
+    /// `report`.
+    public var report: (@Sendable (String) -> Void)?
 
     public init() {}
 }

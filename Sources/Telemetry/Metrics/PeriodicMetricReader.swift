@@ -1,5 +1,4 @@
 import OTLP
-import Synchronization
 
 /// Looks at the registry at intervals and hands the points to the exporter: each look once, so that what an export does
 /// not deliver is the exporter's to try again, and is never counted into a later one.
@@ -13,8 +12,6 @@ final class PeriodicMetricReader: Sendable {
     private let scope: InstrumentationScope
     private let duration: Meter.Histogram<Double>.Bound
     private let state: Guarded<TemporalityState>
-    /// Looks that were left out because the exporter was full. Nothing is lost with them: the next one tells it all.
-    let skippedLooks = Atomic<UInt64>(0)
 
     init(
         registry: MetricRegistry, exporter: Exporter, resource: Resource, scope: InstrumentationScope,
@@ -35,10 +32,8 @@ final class PeriodicMetricReader: Sendable {
             // Whoever waits has a deadline of its own, at which the exporter makes room.
             exporter.waitForRoom(until: .now + .seconds(30))
         }
-        guard exporter.hasRoom else {
-            skippedLooks.wrappingAdd(1, ordering: .relaxed)
-            return
-        }
+        // Nothing is lost with a look that is left out: the next one tells it all.
+        guard exporter.hasRoom else { return }
         let now = Clock.now().unixNano
         let metrics = registry.collect(CollectionPass(unixNano: now, startsInterval: true))
         duration.record(Double(Clock.now().unixNano - now) / 1e9)
