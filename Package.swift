@@ -121,6 +121,16 @@ let package = Package(
             path: "Examples/TraceContextService",
             swiftSettings: swiftSettings
         ),
+        .executableTarget(
+            name: "hummingbird-app",
+            dependencies: [
+                .target(name: "TracingBridge"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "Tracing", package: "swift-distributed-tracing"),
+            ],
+            path: "Examples/HummingbirdApp", swiftSettings: swiftSettings),
 
         // Tests
         .executableTarget(
@@ -168,8 +178,9 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "isotherm", "trace-context-service", "PushServer", "PushClient", "TestSupport", "Telemetry", "OTLP",
-                "LatencyHeatmap",
+                "isotherm", "trace-context-service", "hummingbird-app", "PushServer", "PushClient", "TestSupport",
+                "Telemetry", "TracingBridge", "OTLP", "LatencyHeatmap",
+                .product(name: "Tracing", package: "swift-distributed-tracing"),
             ],
             swiftSettings: swiftSettings),
     ]

@@ -147,14 +147,3 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
         }
     }
 }
-
-/// An error by OpenTelemetry's conventions for exceptions.
-struct RecordedError {
-    let type: String
-    let message: String
-
-    init(_ error: any Error) {
-        type = String(reflecting: Swift.type(of: error))
-        message = String(describing: error)
-    }
-}
