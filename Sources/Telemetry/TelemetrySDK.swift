@@ -23,6 +23,9 @@ public struct FlushReport: Sendable, Equatable {
 ///     let span = telemetry.tracer.startSpan("checkout", kind: .server)
 ///     span.end()
 ///     telemetry.shutdown(deadline: .seconds(5))
+///
+/// A child of `fork` has the SDK but not its threads: spans have valid contexts there, with ids of the child's own, and
+/// are dropped. A child that wants to export makes an SDK of its own.
 public final class TelemetrySDK: Sendable {
     /// Of this library and of the program that it comes with.
     public static let version = SDKVersion.current
@@ -33,7 +36,7 @@ public final class TelemetrySDK: Sendable {
     public let metrics: MetricRegistry
     private let metricPipeline: MetricPipeline?
     private let logPipeline: LogPipeline?
-    private let collector: Collector
+    private let collector: SpanCollector
     private let exporter: Exporter
     private let threads: Guarded<Threads>
 
@@ -58,22 +61,24 @@ public final class TelemetrySDK: Sendable {
             ? SelfObservation(meter: registry.meter(Self.scope.name, version: Self.scope.version)) : nil
         let exporter = Exporter(
             configuration: configuration, signal: .traces, operationDuration: observation?.operationDuration)
-        let collector = Collector(
-            slotCount: configuration.maxQueueSize, maxBatchSpans: configuration.maxExportBatchSize,
-            maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay,
-            envelope: BatchEnvelope(
-                resource: configuration.resource,
-                scope: Self.scope),
-            exporter: exporter)
+        let observer = configuration.observer
+        let collector = SpanCollector(
+            settings: SpanCollector.Settings(
+                slotCount: configuration.maxQueueSize, maxThreads: configuration.maxSpanThreads,
+                limits: configuration.limits, maxBatchSpans: configuration.maxExportBatchSize,
+                maxBatchBytes: 4 * 1024 * 1024, scheduleDelay: configuration.scheduleDelay, isExporting: isExporting,
+                observer: observer),
+            resource: configuration.resource, scope: Self.scope, exporter: exporter)
         self.exporter = exporter
         self.collector = collector
+        let isRecording = isExporting || (observer != nil && !configuration.isDisabled)
         tracer = Tracer(
-            core: TracerCore(
-                sampler: configuration.sampler, limits: configuration.limits, isRecording: isExporting,
-                collector: collector))
+            core: TracerCore(sampler: configuration.sampler, isPassingThrough: !isRecording, collector: collector))
         var threads = Threads()
-        if isExporting {
+        if isRecording {
             threads.collector = BackgroundThread(name: "otel-collector") { collector.run() }
+        }
+        if isExporting {
             threads.exporter = BackgroundThread(name: "otel-exporter") { exporter.run() }
         }
         self.threads = Guarded(threads)
@@ -99,7 +104,17 @@ public final class TelemetrySDK: Sendable {
         LogEmitter(scope: InstrumentationScope(name: name, version: version), pipeline: logPipeline)
     }
 
+    /// A tracer for a library or a part of a program, whose spans name it as their instrumentation scope. Asking again
+    /// for the same scope gives the same tracer. From the 65th scope on, spans go under the SDK's own.
+    public func tracer(
+        name: String, version: String = "", schemaURL: String = "", attributes: [KeyValue] = []
+    ) -> Tracer {
+        let scope = InstrumentationScope(name: name, version: version, schemaURL: schemaURL, attributes: attributes)
+        return Tracer(core: tracer.core, scope: collector.isForked ? 0 : collector.number(of: scope))
+    }
+
     deinit {
+        guard !collector.isForked else { return }
         // Without a shutdown: nothing is waited for.
         exporter.abort()
         collector.stop()
@@ -136,6 +151,7 @@ public final class TelemetrySDK: Sendable {
     }
 
     private func flush(until end: ContinuousClock.Instant) -> FlushReport {
+        guard !collector.isForked else { return FlushReport(undelivered: 0) }
         while !collector.gather(closing: true) {
             exporter.waitForRoom(until: end)
             if ContinuousClock.now >= end { return FlushReport(undelivered: ledger.queued) }
@@ -147,6 +163,7 @@ public final class TelemetrySDK: Sendable {
     /// that end later, and requests under way are aborted. A second call does nothing.
     @discardableResult
     public func shutdown(deadline: Duration) -> FlushReport {
+        guard !collector.isForked else { return FlushReport(undelivered: 0) }
         let isFirst = threads.withLock { threads in
             defer { threads.isShutDown = true }
             return !threads.isShutDown

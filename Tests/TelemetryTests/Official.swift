@@ -13,6 +13,7 @@ struct OfficialRequest: Decodable {
         let name: String
         let time: UInt64
         let attributes: [Value]
+        let droppedAttributes: Int
     }
 
     struct Link: Decodable {
@@ -21,6 +22,7 @@ struct OfficialRequest: Decodable {
         let state: String
         let flags: Int
         let attributes: [Value]
+        let droppedAttributes: Int
     }
 
     struct Span: Decodable {
@@ -48,6 +50,8 @@ struct OfficialRequest: Decodable {
     let resource: [Value]
     let scope: String
     let scopeVersion: String
+    let scopeAttributes: [Value]
+    let scopeSchema: String
     let spans: [Span]
 
     /// - Parameter gzip: decompressed with Python's gzip module first.
@@ -103,12 +107,12 @@ struct OfficialRequest: Decodable {
             assert len(message.resource_spans) == 1 and len(message.resource_spans[0].scope_spans) == 1
             rs = message.resource_spans[0]
             ss = rs.scope_spans[0]
-            out.append(dict(resource=pairs(rs.resource.attributes), scope=ss.scope.name, scopeVersion=ss.scope.version, spans=[dict(
+            out.append(dict(resource=pairs(rs.resource.attributes), scope=ss.scope.name, scopeVersion=ss.scope.version, scopeAttributes=pairs(ss.scope.attributes), scopeSchema=ss.schema_url, spans=[dict(
                 trace=s.trace_id.hex(), span=s.span_id.hex(), parent=s.parent_span_id.hex(), state=s.trace_state, flags=s.flags, name=s.name,
                 kind=s.kind, start=s.start_time_unix_nano, end=s.end_time_unix_nano, attributes=pairs(s.attributes),
                 droppedAttributes=s.dropped_attributes_count, droppedEvents=s.dropped_events_count, droppedLinks=s.dropped_links_count,
-                events=[dict(name=e.name, time=e.time_unix_nano, attributes=pairs(e.attributes)) for e in s.events],
-                links=[dict(trace=l.trace_id.hex(), span=l.span_id.hex(), state=l.trace_state, flags=l.flags, attributes=pairs(l.attributes)) for l in s.links],
+                events=[dict(name=e.name, time=e.time_unix_nano, attributes=pairs(e.attributes), droppedAttributes=e.dropped_attributes_count) for e in s.events],
+                links=[dict(trace=l.trace_id.hex(), span=l.span_id.hex(), state=l.trace_state, flags=l.flags, attributes=pairs(l.attributes), droppedAttributes=l.dropped_attributes_count) for l in s.links],
                 status=s.status.code, statusMessage=s.status.message) for s in ss.spans]))
         print(json.dumps(out))
         """

@@ -3,6 +3,9 @@
 
 #include <stdint.h>
 
+// Nanoseconds since 1970: the wall clock as it was when the program was loaded, and the monotonic clock since then.
+uint64_t isotherm_now(void);
+
 // The running thread's slab, or NULL. Never kept across a suspension: another thread may run what follows.
 void *isotherm_thread_slab(void);
 
@@ -11,6 +14,9 @@ void isotherm_set_thread_slab(void *slab);
 
 // Set once, before the first slab.
 void isotherm_on_thread_exit(void (*release)(void *slab));
+
+// 0, and one more in each generation of children that fork(2) makes. A child starts without slabs.
+unsigned isotherm_process_number(void);
 
 // A descriptor that poll(2) sees as readable once 8 bytes have been written to it; reading resets it. -1 on failure.
 int isotherm_make_event(void);

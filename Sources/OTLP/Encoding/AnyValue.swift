@@ -74,19 +74,26 @@ public struct Resource: Hashable, Sendable {
     }
 }
 
-/// Which library produced the telemetry. `InstrumentationScope`: 1 name, 2 version.
+/// Which library produced the telemetry. `InstrumentationScope`: 1 name, 2 version, 3 attributes.
 public struct InstrumentationScope: Hashable, Sendable {
     public var name: String
     public var version: String
+    /// The conventions that the scope's telemetry follows, or empty. OTLP has it beside the scope: field 3 of
+    /// `ScopeSpans`, `ScopeMetrics` and `ScopeLogs`.
+    public var schemaURL: String
+    public var attributes: [KeyValue]
 
-    public init(name: String, version: String = "") {
+    public init(name: String, version: String = "", schemaURL: String = "", attributes: [KeyValue] = []) {
         self.name = name
         self.version = version
+        self.schemaURL = schemaURL
+        self.attributes = attributes
     }
 
     public func encode(into writer: inout ProtobufWriter) {
         writer.string(field: 1, name)
         if !version.isEmpty { writer.string(field: 2, version) }
+        for attribute in attributes { writer.message(field: 3) { attribute.encode(into: &$0) } }
     }
 }
 

@@ -31,6 +31,12 @@ public struct TelemetryConfiguration: Sendable {
     public var limits = SpanLimits()
     public var metrics = MetricsConfiguration()
     public var logs = LogsConfiguration()
+    /// Threads that may make spans at the same time, each with a queue of its own; spans of further threads are dropped
+    /// as `limit`. Default 256.
+    public var maxSpanThreads = 256
+    /// Gets what has ended, as `ExportTraceServiceRequest`s: spans that are exported, and those that a sampler has
+    /// recorded only. Called on the collector's thread, which waits for it, at least once in each `scheduleDelay`.
+    public var observer: (@Sendable (UnsafeRawBufferPointer) -> Void)?
     public var resource = Resource(
         attributes: ResourceDetection.attributes(), schemaURL: ResourceDetection.schemaURL)
     /// Gets a line for a person when spans are lost, at most one a minute, on the exporter's thread.

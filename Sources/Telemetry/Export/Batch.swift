@@ -2,7 +2,7 @@ import OTLP
 
 /// What every request begins with: the resource and the scope, encoded once.
 ///
-///     ExportTraceServiceRequest{1 ResourceSpans{1 resource, 3 schema, 2 ScopeSpans{1 scope, 2 span, 2 span, …}}}
+///     ExportTraceServiceRequest{1 ResourceSpans{1 resource, 3 schema, 2 ScopeSpans{1 scope, 3 schema, 2 span, 2 span, …}}}
 struct BatchEnvelope: Sendable {
     let resource: [UInt8]
     let scope: [UInt8]
@@ -14,6 +14,7 @@ struct BatchEnvelope: Sendable {
         self.resource = writer.bytes
         writer = ProtobufWriter()
         writer.message(field: 1) { scope.encode(into: &$0) }
+        if !scope.schemaURL.isEmpty { writer.string(field: 3, scope.schemaURL) }
         self.scope = writer.bytes
     }
 
@@ -21,28 +22,29 @@ struct BatchEnvelope: Sendable {
     var maxBytes: Int { resource.count + scope.count + 3 * (1 + Wire.maxVarintBytes) }
 }
 
-/// Items on their way to the exporter: one request's body. Spans are put together in place; the other signals bring a
-/// finished body.
+/// Items on their way to the exporter: one request's body. Spans come as they were gathered, and what a request begins
+/// with is put before them; the other signals bring a finished body.
 final class Batch: @unchecked Sendable {  // used by one thread at a time: the collector's, then the exporter's
     /// Spans, data points or log records.
-    private(set) var itemCount: Int
-    /// What comes before and after the spans; nil where the body is finished.
+    let itemCount: Int
+    /// What comes before the spans; nil where the body is finished.
     private let envelope: BatchEnvelope?
-    private var storage: UnsafeMutableRawPointer
-    private var capacity: Int
-    private var end: Int
+    private let storage: UnsafeMutableRawPointer
+    private let capacity: Int
+    private let end: Int
     private let itemsStart: Int
 
-    /// Empty, for spans.
-    init(envelope: BatchEnvelope) {
+    /// Takes over a buffer of spans; see `SpanBuffer`.
+    init(
+        envelope: BatchEnvelope, storage: UnsafeMutableRawPointer, capacity: Int, itemsStart: Int, end: Int,
+        itemCount: Int
+    ) {
         self.envelope = envelope
-        itemCount = 0
-        itemsStart = envelope.maxBytes
-        end = itemsStart
-        capacity = max(BatchBuffers.bufferBytes, itemsStart)
-        storage =
-            capacity == BatchBuffers.bufferBytes
-            ? BatchBuffers.take() : .allocate(byteCount: capacity, alignment: 8)
+        self.storage = storage
+        self.capacity = capacity
+        self.itemsStart = itemsStart
+        self.end = end
+        self.itemCount = itemCount
     }
 
     /// A finished request, in protobuf, with as many items.
@@ -56,35 +58,15 @@ final class Batch: @unchecked Sendable {  // used by one thread at a time: the c
         body.withUnsafeBytes { UnsafeMutableRawBufferPointer(start: storage, count: end).copyMemory(from: $0) }
     }
 
-    deinit { release() }
-
-    private func release() {
-        if envelope != nil, capacity == BatchBuffers.bufferBytes {
-            BatchBuffers.giveBack(storage)
+    deinit {
+        if envelope != nil {
+            BatchBuffers.release(storage, capacity: capacity)
         } else {
             storage.deallocate()
         }
     }
 
     var byteCount: Int { end - itemsStart }
-
-    /// Field 2 of ScopeSpans.
-    func append(_ span: UnsafeRawPointer, count: Int) {
-        let needed = 1 + Wire.maxVarintBytes + count
-        if end + needed > capacity {
-            let larger = UnsafeMutableRawPointer.allocate(byteCount: (end + needed) * 2, alignment: 8)
-            larger.copyMemory(from: storage, byteCount: end)
-            release()
-            capacity = (end + needed) * 2
-            storage = larger
-        }
-        var place = storage + end
-        place = Wire.byte(0x12, at: place)
-        place = Wire.varint(UInt64(count), at: place)
-        place = Wire.copy(span, count: count, to: place)
-        end = place - storage
-        itemCount += 1
-    }
 
     /// The request, valid as long as the batch. The parts before the spans are written backwards from them, since their
     /// lengths count what follows.

@@ -15,7 +15,9 @@ enum BatchBuffers {
         kept.withLock { $0.popLast() }?.start ?? .allocate(byteCount: bufferBytes, alignment: 8)
     }
 
-    static func giveBack(_ start: UnsafeMutableRawPointer) {
+    /// A buffer of another size goes back to the system.
+    static func release(_ start: UnsafeMutableRawPointer, capacity: Int) {
+        guard capacity == bufferBytes else { return start.deallocate() }
         let buffer = Buffer(start: start)
         let isKept = kept.withLock { kept in
             guard kept.count < maxKept else { return false }

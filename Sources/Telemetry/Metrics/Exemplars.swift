@@ -19,7 +19,7 @@ final class ExemplarReservoir: Sendable {
         var kept: [Exemplar?]
         /// Measurements offered since the last push.
         var offered: UInt64 = 0
-        var random = Xoshiro()
+        var random = IDGenerator()
     }
 
     init(_ shape: Shape) {

@@ -13,7 +13,7 @@ struct SelfObservation {
             boundaries: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30])
     }
 
-    func spans(_ configuration: TelemetryConfiguration, _ collector: Collector, _ exporter: Exporter) {
+    func spans(_ configuration: TelemetryConfiguration, _ collector: SpanCollector, _ exporter: Exporter) {
         meter.observableUpDownCounter(
             "otel.sdk.span.live", unit: "{span}", description: "Spans that record and have not ended."
         ) { $0.observe(collector.ledger.live, [KeyValue("otel.span.sampling_result", "RECORD_AND_SAMPLE")]) }

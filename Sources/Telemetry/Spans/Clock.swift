@@ -1,4 +1,4 @@
-import Glibc
+import CTelemetry
 
 /// A moment: nanoseconds since 1970, exact to the nanosecond.
 public struct Instant: Hashable, Comparable, Sendable {
@@ -13,24 +13,6 @@ public struct Instant: Hashable, Comparable, Sendable {
 /// The process's clock: the wall clock as it was read once, and the monotonic clock since then. It never steps back, so
 /// no span ends before it starts, whatever happens to the wall clock.
 public enum Clock {
-    @usableFromInline
-    static let offset: UInt64 = {
-        var wall = timespec()
-        var monotonic = timespec()
-        clock_gettime(CLOCK_REALTIME, &wall)
-        clock_gettime(CLOCK_MONOTONIC, &monotonic)
-        return nano(wall) - nano(monotonic)
-    }()
-
     @inlinable
-    public static func now() -> Instant {
-        var monotonic = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &monotonic)
-        return Instant(unixNano: nano(monotonic) &+ offset)
-    }
-
-    @inlinable @inline(__always)
-    static func nano(_ time: timespec) -> UInt64 {
-        UInt64(truncatingIfNeeded: time.tv_sec) &* 1_000_000_000 &+ UInt64(truncatingIfNeeded: time.tv_nsec)
-    }
+    public static func now() -> Instant { Instant(unixNano: isotherm_now()) }
 }

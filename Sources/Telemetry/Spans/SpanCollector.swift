@@ -7,48 +7,94 @@ import Synchronization
 ///
 /// Holds a lock while it gathers, which the ledger takes as well; the threads that make spans never wait for it.
 @usableFromInline
-final class Collector: Sendable {
+final class SpanCollector: Sendable {
     @usableFromInline let id: UInt64
-    private let slotCount: Int
-    private let maxBatchSpans: Int
-    private let maxBatchBytes: Int
-    private let scheduleDelay: Duration
+    private let settings: Settings
     private let exporter: Exporter
-    private let envelope: BatchEnvelope
+    private let resource: Resource
     private let wakeUp: Int32
     private let isStopping = Atomic(false)
     private let wakePending = Atomic(false)
-    private let state = Mutex(State())
+    private let state: Guarded<State>
+    private let processNumber: UInt32
+    private let isObserved: Bool
 
     private static let lastID = Atomic<UInt64>(0)
+    /// Tracers of more scopes than this share the first one's.
+    static let maxScopes = 64
 
-    private struct State {
-        var slabs: [SpanSlab] = []
-        var byThread: [UInt: SpanSlab] = [:]
-        var open: Batch?
-        /// What ends now is lost.
-        var isClosed = false
+    struct Settings: Sendable {
+        /// Of each thread.
+        var slotCount: Int
+        var maxThreads: Int
+        var limits: SpanLimits
+        var maxBatchSpans: Int
+        var maxBatchBytes: Int
+        var scheduleDelay: Duration
+        /// False where spans are only observed.
+        var isExporting: Bool
+        var observer: (@Sendable (UnsafeRawBufferPointer) -> Void)?
     }
 
-    init(
-        slotCount: Int, maxBatchSpans: Int, maxBatchBytes: Int, scheduleDelay: Duration, envelope: BatchEnvelope,
-        exporter: Exporter
-    ) {
+    private struct State {
+        var readers: [SlabReader] = []
+        var byThread: [UInt: SlabReader] = [:]
+        var scopes: [InstrumentationScope] = []
+        var envelopes: [BatchEnvelope] = []
+        /// For each scope, what is being filled; `maxScopes` of each.
+        let open: UnsafeMutablePointer<SpanBuffer>
+        let observed: UnsafeMutablePointer<SpanBuffer>
+        /// Observed, and not to be exported.
+        var recordedOnly: UInt64 = 0
+        /// What ends now is lost.
+        var isClosed = false
+
+        init() {
+            open = .allocate(capacity: maxScopes)
+            open.initialize(repeating: SpanBuffer(), count: maxScopes)
+            observed = .allocate(capacity: maxScopes)
+            observed.initialize(repeating: SpanBuffer(), count: maxScopes)
+        }
+    }
+
+    init(settings: Settings, resource: Resource, scope: InstrumentationScope, exporter: Exporter) {
         id = Self.lastID.add(1, ordering: .relaxed).newValue
-        self.slotCount = slotCount
-        self.maxBatchSpans = maxBatchSpans
-        self.maxBatchBytes = maxBatchBytes
-        self.scheduleDelay = scheduleDelay
-        self.envelope = envelope
+        self.settings = settings
+        self.resource = resource
         self.exporter = exporter
+        processNumber = isotherm_process_number()
+        isObserved = settings.observer != nil
         wakeUp = isotherm_make_event()
+        state = Guarded(State())
+        _ = number(of: scope)
     }
 
     deinit {
         close(wakeUp)
-        for slab in state.withLock({ $0.slabs }) {
-            slab.retire()
-            _ = Unmanaged.passRetained(slab)
+        state.withLock { state in
+            for reader in state.readers { SpanSlab.retire(reader.slab) }
+            for scope in state.scopes.indices {
+                state.open[scope].discard()
+                state.observed[scope].discard()
+            }
+            state.open.deallocate()
+            state.observed.deallocate()
+        }
+    }
+
+    /// A child of `fork` has neither the threads nor a say in what its parent still has to export.
+    var isForked: Bool { processNumber != isotherm_process_number() }
+
+    // MARK: Scopes
+
+    /// Spans of one scope share requests.
+    func number(of scope: InstrumentationScope) -> UInt16 {
+        state.withLock { state in
+            if let known = state.scopes.firstIndex(of: scope) { return UInt16(known) }
+            guard state.scopes.count < Self.maxScopes else { return 0 }
+            state.scopes.append(scope)
+            state.envelopes.append(BatchEnvelope(resource: resource, scope: scope))
+            return UInt16(state.scopes.count - 1)
         }
     }
 
@@ -56,36 +102,47 @@ final class Collector: Sendable {
 
     /// The calling thread's slab, at the thread's first span for this SDK.
     @usableFromInline
-    func slabForThisThread() -> SpanSlab {
-        let thread = UInt(pthread_self())
-        let slab = state.withLock { state -> SpanSlab in
-            if let slab = state.byThread[thread] {
-                // Perhaps another thread's that has ended, and whose number this thread got.
-                slab.isOwned.store(true, ordering: .releasing)
-                return slab
-            }
-            // A thread that has ended leaves its slab to the next.
-            let slab: SpanSlab
-            if let left = state.slabs.first(where: { !$0.isOwned.load(ordering: .acquiring) }) {
-                state.byThread = state.byThread.filter { $0.value !== left }
-                slab = left
-            } else {
-                slab = SpanSlab(slotCount: slotCount, collector: self)
-                state.slabs.append(slab)
-            }
-            slab.isOwned.store(true, ordering: .releasing)
-            state.byThread[thread] = slab
-            return slab
+    func slabForThisThread() -> UnsafeMutablePointer<SpanSlab> {
+        let slab: UnsafeMutablePointer<SpanSlab>
+        if isForked {
+            // The lock may be held by a thread that is not there.
+            slab = SpanSlab.make(slotCount: 0, collector: self, limits: settings.limits, dropReason: .shutdown)
+        } else {
+            slab = claimSlab(UInt(pthread_self()))
         }
         _ = Self.onThreadExit
-        isotherm_set_thread_slab(Unmanaged.passUnretained(slab).toOpaque())
+        isotherm_set_thread_slab(slab)
         return slab
+    }
+
+    private func claimSlab(_ thread: UInt) -> UnsafeMutablePointer<SpanSlab> {
+        state.withLock { state in
+            let reader: SlabReader
+            if let known = state.byThread[thread] {
+                // Perhaps another thread's that has ended, and whose number this thread got.
+                reader = known
+            } else if let left = state.readers.first(where: { SpanSlab.ownership($0.slab).load() == 0 }) {
+                // A thread that has ended leaves its slab to the next.
+                state.byThread = state.byThread.filter { $0.value !== left }
+                reader = left
+            } else {
+                let isTooMany = state.readers.count >= settings.maxThreads
+                reader = SlabReader(
+                    SpanSlab.make(
+                        slotCount: isTooMany ? 0 : settings.slotCount, collector: self, limits: settings.limits,
+                        dropReason: isTooMany ? .limit : .queueFull))
+                state.readers.append(reader)
+            }
+            SpanSlab.ownership(reader.slab).store(1)
+            state.byThread[thread] = reader
+            return reader.slab
+        }
     }
 
     /// Once: the function is one for all threads.
     private static let onThreadExit: Void = isotherm_on_thread_exit { pointer in
         guard let pointer else { return }
-        Unmanaged<SpanSlab>.fromOpaque(pointer).takeUnretainedValue().isOwned.store(false, ordering: .releasing)
+        SpanSlab.ownership(pointer.assumingMemoryBound(to: SpanSlab.self)).store(0)
     }
 
     /// Makes the collector gather soon. Costs a system call at most once for each time that it gathers.
@@ -101,12 +158,12 @@ final class Collector: Sendable {
         var lastClose = ContinuousClock.now
         while !isStopping.load(ordering: .acquiring) {
             var poller = pollfd(fd: wakeUp, events: Int16(POLLIN), revents: 0)
-            let left = scheduleDelay - (ContinuousClock.now - lastClose)
+            let left = settings.scheduleDelay - (ContinuousClock.now - lastClose)
             poll(&poller, 1, max(1, Int32(clamping: left.milliseconds)))
             var count: UInt64 = 0
             read(wakeUp, &count, 8)
             wakePending.store(false, ordering: .relaxed)
-            let isTime = ContinuousClock.now - lastClose >= scheduleDelay
+            let isTime = ContinuousClock.now - lastClose >= settings.scheduleDelay
             gather(closing: isTime)
             if isTime { lastClose = .now }
         }
@@ -121,39 +178,59 @@ final class Collector: Sendable {
 
     // MARK: Gathering
 
-    /// Moves ended spans to batches; hands on the full ones, and with `closing` the last one as well. What the exporter
+    /// Moves ended spans to batches; hands on the full ones, and with `closing` the last ones as well. What the exporter
     /// cannot hold stays in the slabs, where it counts against their bound; then it returns false.
     @discardableResult
     func gather(closing: Bool) -> Bool {
-        state.withLock { state in
+        let (isDone, observed) = state.withLock { state -> (Bool, [Batch]) in
             if state.isClosed {
                 abandon(&state)
-                return true
+                return (true, [])
             }
-            for slab in state.slabs {
-                for index in 0..<slab.slotCount {
-                    let slot = slab.slot(index)
-                    let word = SpanSlot.state(slot).load(ordering: .acquiring)
-                    guard word & 3 == SpanSlot.ended else { continue }
-                    if state.open == nil {
-                        guard exporter.hasRoom else { return false }
-                        state.open = Batch(envelope: envelope)
-                    }
-                    guard let batch = state.open else { return false }
-                    batch.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
-                    SpanSlot.release(slot, word)
-                    if batch.itemCount >= maxBatchSpans || batch.byteCount >= maxBatchBytes {
-                        exporter.enqueue(batch)
-                        state.open = nil
-                    }
-                }
+            var isDone = true
+            for reader in state.readers where isDone {
+                isDone = reader.read { slot in take(slot, &state) }
             }
-            if closing, let batch = state.open {
-                exporter.enqueue(batch)
-                state.open = nil
-            }
+            for scope in state.scopes.indices where closing { send(scope, &state) }
+            let observed = state.scopes.indices.compactMap { state.observed[$0].close(state.envelopes[$0]) }
+            return (isDone, observed)
+        }
+        if let observer = settings.observer {
+            for batch in observed { observer(batch.body()) }
+        }
+        return isDone
+    }
+
+    private func send(_ scope: Int, _ state: inout State) {
+        if let batch = state.open[scope].close(state.envelopes[scope]) { exporter.enqueue(batch) }
+    }
+
+    /// False when the exporter has no room.
+    @inline(__always)
+    private func take(_ slot: UnsafeMutablePointer<SpanSlot>, _ state: inout State) -> Bool {
+        let scope = Int(slot.pointee.scope)
+        let open = state.open + scope
+        let isExported = settings.isExporting && !slot.pointee.isRecordOnly
+        if isExported, !open.pointee.isOpen {
+            guard exporter.hasRoom else { return false }
+            open.pointee.open(state.envelopes[scope])
+        }
+        if isObserved { observe(slot, scope, &state) }
+        guard isExported else {
+            state.recordedOnly += 1
             return true
         }
+        open.pointee.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
+        if open.pointee.itemCount >= settings.maxBatchSpans || open.pointee.byteCount >= settings.maxBatchBytes {
+            send(scope, &state)
+        }
+        return true
+    }
+
+    @inline(never)
+    private func observe(_ slot: UnsafeMutablePointer<SpanSlot>, _ scope: Int, _ state: inout State) {
+        if !state.observed[scope].isOpen { state.observed[scope].open(state.envelopes[scope]) }
+        state.observed[scope].append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
     }
 
     /// From now on, spans that end are counted as dropped.
@@ -165,15 +242,15 @@ final class Collector: Sendable {
     }
 
     private func abandon(_ state: inout State) {
-        var dropped = state.open?.itemCount ?? 0
-        state.open = nil
-        for slab in state.slabs {
-            for index in 0..<slab.slotCount {
-                let slot = slab.slot(index)
-                let word = SpanSlot.state(slot).load(ordering: .acquiring)
-                guard word & 3 == SpanSlot.ended else { continue }
-                SpanSlot.release(slot, word)
+        var dropped = 0
+        for scope in state.scopes.indices {
+            dropped += state.open[scope].itemCount
+            state.open[scope].discard()
+        }
+        for reader in state.readers {
+            _ = reader.read { _ in
                 dropped += 1
+                return true
             }
         }
         if dropped > 0 { exporter.drop(dropped, as: .shutdown) }
@@ -185,22 +262,25 @@ final class Collector: Sendable {
     /// meanwhile may be missed but is never counted twice, and whatever is missing has been started and has not
     /// arrived: it is held. While nothing moves, the figures are exact by themselves.
     var ledger: SpanLedger {
-        state.withLock { state in
+        guard !isForked else { return SpanLedger() }
+        return state.withLock { state in
             var ledger = SpanLedger()
             if state.isClosed { abandon(&state) }
             exporter.account(in: &ledger)
-            ledger.queued += UInt64(state.open?.itemCount ?? 0)
-            for slab in state.slabs {
-                for index in 0..<slab.slotCount {
-                    switch SpanSlot.state(slab.slot(index)).load(ordering: .acquiring) & 3 {
+            for scope in state.scopes.indices { ledger.queued += UInt64(state.open[scope].itemCount) }
+            ledger.sampledOut = state.recordedOnly
+            for reader in state.readers {
+                for index in 0..<SpanSlab.slotCount(reader.slab) {
+                    switch SpanSlot.state(SpanSlab.slot(reader.slab, index)).load() & 3 {
                     case SpanSlot.live, SpanSlot.ending: ledger.live += 1
                     case SpanSlot.ended: ledger.queued += 1
                     default: break
                     }
                 }
-                ledger.sampledOut += slab.counters.sampledOut.load(ordering: .acquiring)
-                ledger.dropped[.queueFull, default: 0] += slab.counters.droppedQueueFull.load(ordering: .acquiring)
-                ledger.started += slab.counters.started.load(ordering: .acquiring)
+                let sampledOut = SpanSlab.read(reader.slab, \.sampledOut)
+                ledger.sampledOut += sampledOut
+                ledger.dropped[reader.slab.pointee.dropReason, default: 0] += SpanSlab.read(reader.slab, \.dropped)
+                ledger.started += sampledOut + SpanSlab.read(reader.slab, \.started)
             }
             let known =
                 ledger.sampledOut + ledger.exported + ledger.rejected + ledger.totalDropped + ledger.live

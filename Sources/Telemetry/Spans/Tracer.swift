@@ -9,11 +9,16 @@ import Synchronization
 ///     span.end()
 public struct Tracer: Sendable {
     @usableFromInline let core: TracerCore
+    /// Of the instrumentation scope, for the collector.
+    @usableFromInline let scope: UInt16
 
-    init(core: TracerCore) { self.core = core }
+    init(core: TracerCore, scope: UInt16 = 0) {
+        self.core = core
+        self.scope = scope
+    }
 
-    /// Whether any span that is started now could be exported.
-    @inlinable public var isRecording: Bool { core.isRecording }
+    /// Whether any span that is started now could be exported or observed.
+    @inlinable public var isRecording: Bool { core.path != .off }
 
     /// Starts a span. Never blocks and allocates nothing, but for the first span of a thread.
     ///
@@ -25,51 +30,51 @@ public struct Tracer: Sendable {
         _ name: StaticString, kind: SpanKind = .internal, parent: SpanContext? = nil, at instant: Instant? = nil
     ) -> Span {
         let slab = core.slab()
-        SpanSlab.Counters.bump(slab.counters.started)
-        let traceID: TraceID
+        if core.path != .simple {
+            return core.path == .off
+                ? core.unrecorded(slab, parent)
+                : startSpan(named: name.description, kind: kind, parent: parent, at: instant)
+        }
+        let high: UInt64
+        let low: UInt64
         if let parent, parent.isValid {
-            traceID = parent.traceID
-        } else {
-            traceID = TraceID(high: slab.random.next(), low: slab.random.nextNonZero())
-        }
-        let spanID = SpanID(rawValue: slab.random.nextNonZero())
-        let hasParent = parent != nil && parent!.isValid
-        // A trace that begins here has a random id; a parent's flag is passed on as it came.
-        let randomFlag =
-            hasParent ? parent!.traceFlags.rawValue & TraceFlags.random.rawValue : TraceFlags.random.rawValue
-        guard core.isRecording, core.sampler.isSampled(traceID: traceID, parent: hasParent ? parent : nil) else {
-            SpanSlab.Counters.bump(slab.counters.sampledOut)
-            // Where nothing is exported no decision is made: a parent's goes through as it came.
-            if hasParent, !core.isRecording {
-                return Span(context: parent!, slot: nil, word: 0, name: name, limits: core.limits)
+            (high, low) = (parent.traceID.high, parent.traceID.low)
+            guard core.sampler.isSampled(traceID: parent.traceID, parent: parent) else {
+                return core.unrecorded(slab, parent)
             }
-            let context = SpanContext(
-                traceID: traceID, spanID: spanID, traceFlags: TraceFlags(rawValue: randomFlag),
-                traceState: hasParent ? parent!.traceState : nil)
-            return Span(context: context, slot: nil, word: 0, name: name, limits: core.limits)
+            return record(
+                slab, name, kind, high, low, parent: parent.spanID.rawValue, isParentRemote: parent.isRemote,
+                // A parent's random flag is passed on as it came.
+                flags: parent.traceFlags.rawValue & TraceFlags.random.rawValue | 1, parent.traceState, instant)
         }
-        let context = SpanContext(
-            traceID: traceID, spanID: spanID, traceFlags: TraceFlags(rawValue: randomFlag | 1),
-            traceState: hasParent ? parent!.traceState : nil)
-        guard let slot = slab.claim() else {
-            // The context stays sampled: what follows belongs to a sampled trace, though this span of it is lost.
-            SpanSlab.Counters.bump(slab.counters.droppedQueueFull)
-            return Span(context: context, slot: nil, word: 0, name: name, limits: core.limits)
+        (high, low) = slab.pointee.ids.nextTrace()
+        guard core.sampler.isSampled(traceID: TraceID(high: high, low: low), parent: nil) else {
+            return core.unrecorded(slab, nil)
         }
-        slot.pointee.count = 0
-        slot.pointee.keyFilter = 0
-        slot.pointee.attributeCount = 0
-        slot.pointee.droppedAttributes = 0
-        slot.pointee.droppedEvents = 0
-        slot.pointee.droppedLinks = 0
-        slot.pointee.statusCode = 0
-        slot.pointee.kind = kind.rawValue
-        slot.pointee.parentSpanID = hasParent ? parent!.spanID.rawValue : 0
-        slot.pointee.isParentRemote = hasParent && parent!.isRemote
-        slot.pointee.startUnixNano = (instant ?? Clock.now()).unixNano
-        return Span(
-            context: context, slot: slot, word: SpanSlot.state(slot).load(ordering: .relaxed), name: name,
-            limits: core.limits)
+        return record(
+            slab, name, kind, high, low, parent: 0, isParentRemote: false, flags: TraceFlags.random.rawValue | 1, nil,
+            instant)
+    }
+
+    @inlinable @inline(__always)
+    func record(
+        _ slab: UnsafeMutablePointer<SpanSlab>, _ name: StaticString, _ kind: SpanKind, _ high: UInt64, _ low: UInt64,
+        parent: UInt64, isParentRemote: Bool, flags: UInt8, _ traceState: TraceState?, _ instant: Instant?
+    ) -> Span {
+        SpanSlab.bump(slab, \.started)
+        let id = slab.pointee.ids.nextNonZero()
+        let slot = SpanSlab.claim(slab)
+        let span = Span(
+            // Without a slot the context stays sampled: what follows belongs to a sampled trace, though this span of it
+            // is lost.
+            slot: slot, word: slot.map { SpanSlot.state($0).load() } ?? 0, flags: flags, ids: .made, high: high,
+            low: low, id: id, traceState: traceState)
+        if let slot {
+            SpanFields.begin(
+                slot, slab, span, parent: parent, isParentRemote: isParentRemote, kind: kind, name: name, scope: scope,
+                startUnixNano: (instant ?? Clock.now()).unixNano)
+        }
+        return span
     }
 }
 
@@ -77,24 +82,57 @@ public struct Tracer: Sendable {
 @usableFromInline
 final class TracerCore: Sendable {
     @usableFromInline let sampler: Sampler
-    @usableFromInline let limits: SpanLimits
-    @usableFromInline let isRecording: Bool
-    @usableFromInline let collector: Collector
+    @usableFromInline let path: Path
+    /// Where nothing is exported no decision is made: a parent's goes through as it came.
+    @usableFromInline let isPassingThrough: Bool
+    @usableFromInline let collector: SpanCollector
+    @usableFromInline let collectorID: UInt64
 
-    init(sampler: Sampler, limits: SpanLimits, isRecording: Bool, collector: Collector) {
+    /// The way of a span that starts.
+    @usableFromInline
+    enum Path: UInt8, Sendable {
+        case simple
+        /// Nothing is recorded, whatever comes.
+        case off
+        /// The sampler wants to know more than ids.
+        case general
+    }
+
+    init(sampler: Sampler, isPassingThrough: Bool, collector: SpanCollector) {
         self.sampler = sampler
-        self.limits = limits
-        self.isRecording = isRecording
+        self.isPassingThrough = isPassingThrough
+        path = isPassingThrough || sampler == .alwaysOff ? .off : sampler.isGeneral ? .general : .simple
         self.collector = collector
+        collectorID = collector.id
     }
 
     /// The running thread's slab. Asked for at every span: the thread may be another one after a suspension.
     @inlinable @inline(__always)
-    func slab() -> SpanSlab {
+    func slab() -> UnsafeMutablePointer<SpanSlab> {
         if let pointer = isotherm_thread_slab() {
-            let slab = Unmanaged<SpanSlab>.fromOpaque(pointer)._withUnsafeGuaranteedRef { $0 }
-            if slab.collectorID == collector.id { return slab }
+            let slab = pointer.assumingMemoryBound(to: SpanSlab.self)
+            if slab.pointee.owner == collectorID { return slab }
         }
         return collector.slabForThisThread()
+    }
+
+    /// A span that is not sampled. Its ids are made when somebody asks for them.
+    @inlinable @inline(__always)
+    func unrecorded(_ slab: UnsafeMutablePointer<SpanSlab>, _ parent: SpanContext?) -> Span {
+        let seed = slab.pointee.seed &+ SpanSlab.bump(slab, \.sampledOut)
+        guard let parent, parent.isValid else {
+            return Span(
+                slot: nil, word: 0, flags: TraceFlags.random.rawValue, ids: .seededTrace, high: seed, low: 0, id: 0,
+                traceState: nil)
+        }
+        let (high, low) = (parent.traceID.high, parent.traceID.low)
+        if isPassingThrough {
+            return Span(
+                slot: nil, word: 0, flags: parent.traceFlags.rawValue, ids: parent.isRemote ? .remote : .made,
+                high: high, low: low, id: parent.spanID.rawValue, traceState: parent.traceState)
+        }
+        return Span(
+            slot: nil, word: 0, flags: parent.traceFlags.rawValue & TraceFlags.random.rawValue, ids: .seededSpan,
+            high: high, low: low, id: seed, traceState: parent.traceState)
     }
 }

@@ -6,9 +6,11 @@ public struct SpanLedger: Sendable, Equatable, CustomStringConvertible {
     public enum DropReason: String, Sendable, CaseIterable {
         /// The thread's ring was full: the exporter could not keep up, or too many spans were live.
         case queueFull = "queue_full"
+        /// More threads made spans than `maxSpanThreads`.
+        case limit
         /// Tried until the export time-out, or sent and not answered.
         case retryExpired = "retry_expired"
-        /// Not exported when the shutdown's deadline came.
+        /// Not exported when the shutdown's deadline came, or made in a child of `fork`.
         case shutdown
         /// An item that is too large for a request by itself.
         case oversize
@@ -17,6 +19,7 @@ public struct SpanLedger: Sendable, Equatable, CustomStringConvertible {
     }
 
     public var started: UInt64 = 0
+    /// Not sampled, or recorded for observers only.
     public var sampledOut: UInt64 = 0
     /// Accepted by the endpoint.
     public var exported: UInt64 = 0
