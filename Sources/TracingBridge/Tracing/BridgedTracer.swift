@@ -18,7 +18,8 @@ public struct BridgedTracer: Tracing.Tracer {
     ) -> BridgedSpan {
         let context = context()
         let span = telemetry.tracer.startSpan(
-            "", kind: .init(kind), parent: context.spanContext, at: Instant(unixNano: instant().nanosecondsSinceEpoch))
+            named: operationName, kind: .init(kind), parent: context.spanContext,
+            at: Instant(unixNano: instant().nanosecondsSinceEpoch))
         return BridgedSpan(parent: context, record: SpanRecord(span, operationName: operationName))
     }
 

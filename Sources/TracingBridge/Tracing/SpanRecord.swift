@@ -29,7 +29,10 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
     }
 
     struct State {
-        var operationName: String
+        var operationName: String {
+            didSet { isRenamed = true }
+        }
+        var isRenamed = false
         var attributes = SpanAttributes([:])
         var error: RecordedError?
         var isFailed = false
@@ -143,7 +146,8 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
             {
                 span.setAttribute(named: "error.type", error.type)
             }
-            span.end(name: content.pointee.state.operationName, at: at)
+            if content.pointee.state.isRenamed { span.updateName(content.pointee.state.operationName) }
+            span.end(at: at)
         }
     }
 }
