@@ -20,7 +20,7 @@ struct HummingbirdApp {
         router.add(middleware: LogRequestsMiddleware(.info))
         router.get("/orders/:id") { _, context -> String in
             let id = try context.parameters.require("id", as: Int.self)
-            return try await withSpan("load order", ofKind: .client) { span in
+            return try withSpan("load order", ofKind: .client) { span in
                 span.attributes["order.id"] = id
                 Counter(label: "shop.orders.loaded").increment()
                 guard id < 1_000 else { throw HTTPError(.notFound, message: "there is no order \(id)") }
