@@ -139,10 +139,14 @@ let package = Package(
         .executableTarget(
             name: "TelemetryFuzz", dependencies: ["Telemetry", "OTLP", "TestSupport"], path: "Tests/TelemetryFuzz",
             swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "TelemetryTorture", dependencies: ["Telemetry"], path: "Tests/TelemetryTorture",
+            swiftSettings: swiftSettings),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "OTLPTests", dependencies: ["OTLP", "Gzip", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
-            name: "TelemetryTests", dependencies: ["Telemetry", "TelemetryFuzz", "OTLP", "Gzip", "TestSupport"],
+            name: "TelemetryTests",
+            dependencies: ["Telemetry", "TelemetryFuzz", "TelemetryTorture", "OTLP", "Gzip", "TestSupport"],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "TracingBridgeTests",

@@ -136,6 +136,9 @@ public final class TelemetrySDK: Sendable {
     /// Where the data points of the metrics went; all zero when metrics are not pushed.
     public var metricLedger: ExportLedger { metricPipeline?.exporter.ledger ?? ExportLedger() }
 
+    /// What waits on disk, of this process and of an earlier one.
+    public var diskQueueStatus: DiskQueueStatus { exporter.diskQueueStatus }
+
     /// Whether the last export failed.
     public var isExporterFailing: Bool { exporter.isFailing }
 
@@ -174,8 +177,8 @@ public final class TelemetrySDK: Sendable {
         // The last look at the metrics sees what became of the spans and the logs.
         logPipeline?.shutdown(until: end)
         metricPipeline?.shutdown(until: end)
-        report.undeliveredLogRecords = logLedger.dropped[.shutdown] ?? 0
-        report.undeliveredDataPoints = metricLedger.dropped[.shutdown] ?? 0
+        report.undeliveredLogRecords = (logLedger.dropped[.shutdown] ?? 0) + logLedger.queued
+        report.undeliveredDataPoints = (metricLedger.dropped[.shutdown] ?? 0) + metricLedger.queued
         return report
     }
 

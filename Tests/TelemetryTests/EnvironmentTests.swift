@@ -144,6 +144,66 @@ struct EnvironmentTests {
         #expect(read(["OTEL_SDK_DISABLED": value]).configuration.isDisabled == expected)
     }
 
+    @Test("each signal has its own variables before the general ones (case 19)")
+    func signals() {
+        let (configuration, warnings) = read([
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/sub", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m/own",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip", "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "zstd",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1000", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "2000",
+            "OTEL_EXPORTER_OTLP_HEADERS": "a=1", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "b=2",
+        ])
+        #expect(warnings.isEmpty)
+        let (traces, metrics, logs) = (configuration[.traces], configuration[.metrics], configuration[.logs])
+        #expect(traces.endpoint == "http://c/sub/v1/traces" && logs.endpoint == "http://c/sub/v1/logs")
+        #expect(metrics.endpoint == "http://m/own")
+        #expect([traces, metrics, logs].map(\.encoding) == [.json, .json, .protobuf])
+        #expect([traces, metrics, logs].map(\.compression) == [.gzip, .gzip, .zstd])
+        #expect([traces, metrics, logs].map(\.timeout) == [.seconds(1), .seconds(2), .seconds(1)])
+        #expect([traces, metrics, logs].map { $0.headers.map(\.0) } == [["a"], ["b"], ["a"]])
+        // Points of one series must arrive in order.
+        #expect([traces, metrics, logs].map(\.maxConcurrentRequests) == [2, 1, 2])
+    }
+
+    @Test(
+        "an exporter list is otlp, none, or both with others (case 20)",
+        arguments: [
+            ("METRICS", "none", false, 0), ("METRICS", "prometheus", false, 0),
+            ("METRICS", "prometheus, otlp", true, 0),
+            ("LOGS", "console", true, 1), ("LOGS", "otlp", true, 0), ("TRACES", "NONE", false, 0),
+        ])
+    func exporters(signal: String, value: String, isOn: Bool, warnings count: Int) throws {
+        let (configuration, warnings) = read([
+            "OTEL_\(signal)_EXPORTER": value, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c",
+        ])
+        let known = try #require(Signal(rawValue: signal.lowercased()))
+        #expect((configuration[known].endpoint != nil) == isOn)
+        #expect(warnings.count == count)
+    }
+
+    @Test("the disk queue is set by its directory; a size of no use is a warning (case 20)")
+    func diskQueue() {
+        #expect(read([:]).configuration.diskQueue == nil)
+        let (found, warnings) = read([
+            "ISOTHERM_TELEMETRY_QUEUE_DIR": "/var/lib/q", "ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES": "65536",
+        ])
+        #expect(found.diskQueue == DiskQueueSettings(directory: "/var/lib/q", maxBytes: 65_536) && warnings.isEmpty)
+        for value in ["65535", "many", "-1"] {
+            let (found, warnings) = read([
+                "ISOTHERM_TELEMETRY_QUEUE_DIR": "q", "ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES": value,
+            ])
+            #expect(found.diskQueue == DiskQueueSettings(directory: "q") && warnings.count == 1)
+        }
+        #expect(read(["ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES": "65536"]).warnings.count == 1)
+    }
+
+    @Test("an endpoint of no use is named without its password")
+    func secretEndpoint() {
+        let (_, warnings) = read(["OTEL_EXPORTER_OTLP_ENDPOINT": "grpc://user:s3cret@c:4317?key=s3cret"])
+        // Once for the three signals.
+        #expect(warnings.count == 1 && !warnings.joined().contains("s3cret") && warnings[0].contains("grpc://c:4317"))
+    }
+
     @Test("the exporter none exports nothing")
     func noExporter() {
         #expect(

@@ -23,6 +23,14 @@ final class Receiver: Sendable {
         case cutOff(Int, headers: [String: String] = [:], promised: Int, body: [UInt8] = [])
         /// The connection ends without an answer.
         case disconnect
+        /// The connection ends when the head of a request has arrived, its body unread.
+        case disconnectEarly
+        /// These bytes, whatever they are, and the end of the connection.
+        case raw([UInt8])
+        /// A head that promises more bytes than ever come: one each 20 ms.
+        case drip(Int)
+        /// An answer, and the end of the connection.
+        case last(Int)
         /// Never an answer; the connection stays.
         case blackHole
 
@@ -38,6 +46,7 @@ final class Receiver: Sendable {
         var script: [Reply]
         var requests: [Request] = []
         var connections: Set<Int32> = []
+        var connectionCount = 0
         var isStopped = false
     }
 
@@ -72,6 +81,7 @@ final class Receiver: Sendable {
     var endpoint: String { "http://127.0.0.1:\(port)/v1/traces" }
     var requests: [Request] { state.withLock { $0.requests } }
     var bodies: [[UInt8]] { requests.map(\.body) }
+    var connectionCount: Int { state.withLock { $0.connectionCount } }
 
     /// Ends every connection; later ones are refused.
     func stop() {
@@ -88,7 +98,10 @@ final class Receiver: Sendable {
             let connection = Glibc.accept(listener, nil, nil)
             guard connection >= 0 else { return }
             let isTaken = state.withLock { state in
-                if !state.isStopped { state.connections.insert(connection) }
+                if !state.isStopped {
+                    state.connections.insert(connection)
+                    state.connectionCount += 1
+                }
                 return !state.isStopped
             }
             guard isTaken else {
@@ -119,7 +132,19 @@ final class Receiver: Sendable {
             case .cutOff(let status, let headers, let promised, let body):
                 _ = write(connection, status, headers, length: promised, body)
                 return
-            case .disconnect: return
+            case .disconnect, .disconnectEarly: return
+            case .raw(let bytes):
+                _ = write(connection, bytes)
+                return
+            case .drip(let status):
+                guard write(connection, status, [:], length: 1_000_000, []) else { return }
+                while !waitForClient(connection, .milliseconds(20)) {
+                    guard write(connection, [0x20]) else { return }
+                }
+                return
+            case .last(let status):
+                _ = write(connection, status, ["Connection": "close"], length: 0, [])
+                return
             case .blackHole:
                 _ = waitForClient(connection, .seconds(600))
                 return
@@ -149,6 +174,12 @@ final class Receiver: Sendable {
             headers[line[..<colon].lowercased()] = line[line.index(after: colon)...].trimmingCharacters(
                 in: .whitespaces)
         }
+        let isCut = state.withLock { state in
+            guard case .disconnectEarly? = state.script.first else { return false }
+            state.script.removeFirst()
+            return true
+        }
+        if isCut { return nil }
         let length = headers["content-length"].flatMap { Int($0) } ?? 0
         let end = headEnd + 4 + length
         while buffer.count < end { if !receive(connection, &buffer) { return nil } }
@@ -170,7 +201,10 @@ final class Receiver: Sendable {
     {
         let fields = headers.map { "\($0.key): \($0.value)\r\n" }.joined()
         let contentLength = status == 204 ? "" : "Content-Length: \(length)\r\n"
-        let bytes = Array("HTTP/1.1 \(status) Status\r\n\(contentLength)\(fields)\r\n".utf8) + body
+        return write(connection, Array("HTTP/1.1 \(status) Status\r\n\(contentLength)\(fields)\r\n".utf8) + body)
+    }
+
+    private func write(_ connection: Int32, _ bytes: [UInt8]) -> Bool {
         var sent = 0
         while sent < bytes.count {
             let count = bytes.withUnsafeBytes { bytes in

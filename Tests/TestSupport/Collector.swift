@@ -8,14 +8,16 @@ public final class RotelCollector: Sendable {
     public var endpoint: String { "http://127.0.0.1:\(port)" }
 
     /// Forwards traces to `/v1/traces` under `exporterEndpoint`.
-    public init(exporterEndpoint: String) throws {
+    /// - Parameter port: 0 takes a free one.
+    public init(exporterEndpoint: String, port: Int = 0) throws {
         let site = Peers.buildTools.appendingPathComponent("lib")
         let versions = try FileManager.default.contentsOfDirectory(atPath: site.path)
         guard
             let agent = versions.map({ site.appendingPathComponent("\($0)/site-packages/rotel/rotel-agent").path })
                 .first(where: { FileManager.default.isExecutableFile(atPath: $0) })
         else { throw Wait.TimedOut(description: "no rotel under \(site.path); make test installs it") }
-        port = Peers.freePort()
+        let port = port == 0 ? Peers.freePort() : port
+        self.port = port
         process = try ChildProcess(
             agent,
             [
@@ -23,12 +25,14 @@ public final class RotelCollector: Sendable {
                 "127.0.0.1:\(Peers.freePort())", "--exporter", "otlp", "--otlp-exporter-endpoint", exporterEndpoint,
                 "--otlp-exporter-protocol", "http", "--batch-timeout", "200ms",
             ])
-        let port = port
         try Wait.until("rotel listens") { (try? RawConnection(port: port)) != nil }
     }
 
     /// Flushes what it holds.
     public func stop() { process.stop() }
+
+    /// Ends it at once, with whatever it holds.
+    public func kill() { process.stop(SIGKILL) }
 }
 
 /// An OTLP endpoint that keeps what it gets, for the official protobuf classes to decode.

@@ -21,14 +21,15 @@ final class DiskQueue {
     }
 
     let directory: String
-    /// Of an earlier process, when the queue was opened.
-    let recoveredItems: Int
     private let maxBytes: Int
     private let maxSegmentBytes: Int
     private let lock: Int32
     private var segments: [DiskSegment] = []
     private var nextNumber: UInt64 = 1
     private var losses: [Loss] = []
+    /// Of all segments.
+    private var byteCount = 0
+    private var itemCount = 0
     /// The first batch as long as somebody has it.
     private var taken: DiskRecord?
     /// Its segment was dropped to make room.
@@ -60,16 +61,19 @@ final class DiskQueue {
             }
             if segment.itemsLeft > 0 { segments.append(segment) } else { segment.remove() }
         }
-        recoveredItems = segments.reduce(0) { $0 + $1.itemsLeft }
+        byteCount = segments.reduce(0) { $0 + $1.end }
+        itemCount = segments.reduce(0) { $0 + $1.itemsLeft }
     }
 
     deinit { close(lock) }
 
     var isEmpty: Bool { segments.isEmpty }
-    var byteCount: Int { segments.reduce(0) { $0 + $1.end } }
 
-    /// The first batch's sequence number, 0 for an earlier process's; nil when there is none.
-    var oldestSequence: UInt64? {
+    var status: DiskQueueStatus {
+        DiskQueueStatus(items: UInt64(itemCount), bytes: UInt64(byteCount), oldestSequence: oldestSequence)
+    }
+
+    private var oldestSequence: UInt64? {
         guard let segment = segments.first else { return nil }
         return segment.isRecovered ? 0 : segment.peek()?.sequence ?? 0
     }
@@ -93,6 +97,8 @@ final class DiskQueue {
         while true {
             do {
                 try tail(for: record).append(record, body)
+                byteCount += record.totalBytes
+                self.itemCount += record.itemCount
                 return
             } catch {
                 // The disk is full: the oldest makes way here as well.
@@ -123,8 +129,7 @@ final class DiskQueue {
         if taken != nil { isHeadGone = true }
         taken = nil
         lose(segment.itemsLeft - held, segment, .queueFull)
-        segments.removeFirst()
-        segment.remove()
+        removeFirstSegment()
     }
 
     private func lose(_ itemCount: Int, _ segment: DiskSegment, _ reason: ExportLedger.DropReason) {
@@ -141,12 +146,11 @@ final class DiskQueue {
             guard let record = segment.peek() else {
                 // Nothing whole is left: items that are still missing stood in what is damaged.
                 lose(segment.itemsLeft, segment, .corrupt)
-                segments.removeFirst()
-                segment.remove()
+                removeFirstSegment()
                 continue
             }
             guard let body = segment.body(of: record) else {
-                segment.finish(record)
+                finish(record, segment)
                 lose(record.itemCount, segment, .corrupt)
                 continue
             }
@@ -164,12 +168,23 @@ final class DiskQueue {
             isHeadGone = false
         }
         guard let record = taken, let segment = segments.first else { return }
-        segment.finish(record)
+        finish(record, segment)
         if segment.peek() == nil {
             lose(segment.itemsLeft, segment, .corrupt)
-            segments.removeFirst()
-            segment.remove()
+            removeFirstSegment()
         }
+    }
+
+    private func finish(_ record: DiskRecord, _ segment: DiskSegment) {
+        segment.finish(record)
+        itemCount -= record.itemCount
+    }
+
+    private func removeFirstSegment() {
+        let segment = segments.removeFirst()
+        segment.remove()
+        byteCount -= segment.end
+        itemCount -= segment.itemsLeft
     }
 
     // MARK: The directory

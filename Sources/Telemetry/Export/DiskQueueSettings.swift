@@ -13,3 +13,13 @@ public struct DiskQueueSettings: Sendable, Equatable {
     /// At least a few batches fit.
     static let byteRange = 64 * 1024...(1 << 40)
 }
+
+/// What waits on disk for one signal's endpoint.
+public struct DiskQueueStatus: Sendable, Equatable {
+    /// Spans, data points or log records.
+    public var items: UInt64 = 0
+    /// In files, with what is done with and not deleted yet.
+    public var bytes: UInt64 = 0
+    /// Of the first batch, 0 for an earlier process's; nil when there is none.
+    var oldestSequence: UInt64?
+}

@@ -22,11 +22,14 @@ final class ExportLoop {
         let payload = PayloadBuffer()
         var delivery: Delivery?
         var isRunning = false
-        var backoff = Backoff()
+        var backoff: Backoff
         /// Nothing is sent before.
         var resumeAt = ContinuousClock.now
 
-        init(transfer: Transfer) { self.transfer = transfer }
+        init(transfer: Transfer, backoff: Backoff) {
+            self.transfer = transfer
+            self.backoff = backoff
+        }
     }
 
     /// A batch on its way, and what it was split into.
@@ -57,7 +60,7 @@ final class ExportLoop {
         var slots: [Slot] = []
         for _ in 0..<(disk == nil ? max(1, settings.maxConcurrentRequests) : 1) {
             guard let transfer = Transfer(settings: settings, encoder: encoder) else { return nil }
-            slots.append(Slot(transfer: transfer))
+            slots.append(Slot(transfer: transfer, backoff: Backoff(settings)))
         }
         self.slots = slots
         if settings.compression == .zstd, encoder.contentEncoding != "zstd" {
@@ -70,8 +73,8 @@ final class ExportLoop {
         do {
             let disk = try DiskQueue(
                 directory: "\(settings.directory)/\(exporter.signal.rawValue)", maxBytes: settings.maxBytes)
-            exporter.foundOnDisk(disk.recoveredItems)
-            exporter.setOldestOnDisk(disk.oldestSequence)
+            exporter.foundOnDisk(disk.status.items)
+            exporter.setDisk(disk.status)
             return disk
         } catch {
             exporter.warn("\(exporter.signal.rawValue) have no disk queue: \(error)")
@@ -139,7 +142,7 @@ final class ExportLoop {
             return Delivery(parts: [batch], sequence: nil, deadline: nil, isRecovered: head.isRecovered)
         }
         guard let (batch, sequence) = exporter.next() else { return nil }
-        if disk == nil { slot.backoff = Backoff() }
+        if disk == nil { slot.backoff = Backoff(settings) }
         return Delivery(parts: [batch], sequence: sequence, deadline: .now + settings.exportTimeout)
     }
 
@@ -171,7 +174,7 @@ final class ExportLoop {
         case .accepted(let rejected, let message):
             exporter.accepted(
                 part.itemCount, rejected: rejected, message: message, isRecovered: delivery.isRecovered)
-            slot.backoff = Backoff()
+            slot.backoff = Backoff(settings)
             finishPart(slot)
         case .refused(let cause):
             lose(part.itemCount, nil, cause, slot)
@@ -205,7 +208,7 @@ final class ExportLoop {
         slot.delivery = nil
         exporter.operationEnded(after: .now - delivery.begin, errorType: delivery.errorType)
         if let sequence = delivery.sequence {
-            exporter.finish(sequence, oldestOnDisk: disk?.oldestSequence)
+            exporter.finish(sequence, disk: disk?.status)
         } else if let disk {
             disk.finishHead()
             reportDiskLosses()
@@ -279,7 +282,7 @@ final class ExportLoop {
             }
         }
         reportDiskLosses()
-        exporter.finish(sequence, oldestOnDisk: disk.oldestSequence)
+        exporter.finish(sequence, disk: disk.status)
     }
 
     private func reportDiskLosses() {
@@ -289,7 +292,7 @@ final class ExportLoop {
             exporter.lost(
                 loss.itemCount, loss.reason, "\(disk.directory) is \(cause)", isRecovered: loss.isRecovered)
         }
-        exporter.setOldestOnDisk(disk.oldestSequence)
+        exporter.setDisk(disk.status)
     }
 
     /// Aborted: what is under way may have been taken or not.

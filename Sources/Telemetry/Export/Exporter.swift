@@ -21,8 +21,7 @@ final class Exporter: Sendable {
         /// Of the last batch that was taken, and of those in memory that are not done with, in order.
         var lastSequence: UInt64 = 0
         var outstanding: [UInt64] = []
-        /// Of the first batch on disk; 0 for an earlier process's.
-        var oldestOnDisk: UInt64?
+        var disk = DiskQueueStatus()
         var ledger = ExportLedger()
         var recovered = ExportLedger()
         var isStopping = false
@@ -86,7 +85,7 @@ final class Exporter: Sendable {
         if isForked { return true }
         let last = state.withLock { $0.lastSequence }
         let isDone = { (state: State) in
-            (state.outstanding.first ?? .max) > last && (state.oldestOnDisk ?? .max) > last
+            (state.outstanding.first ?? .max) > last && (state.disk.oldestSequence ?? .max) > last
         }
         state.wait(until: deadline, isDone)
         return state.withLock { isDone($0) }
@@ -111,6 +110,8 @@ final class Exporter: Sendable {
 
     /// The same for what an earlier process had left on disk.
     var recoveredLedger: ExportLedger { isForked ? ExportLedger() : state.withLock { $0.recovered } }
+
+    var diskQueueStatus: DiskQueueStatus { isForked ? DiskQueueStatus() : state.withLock { $0.disk } }
 
     func account(in ledger: inout SpanLedger) {
         let own = self.ledger
@@ -165,21 +166,21 @@ final class Exporter: Sendable {
     }
 
     /// The batch is done with, or on disk.
-    func finish(_ sequence: UInt64, oldestOnDisk: UInt64? = nil) {
+    func finish(_ sequence: UInt64, disk: DiskQueueStatus?) {
         state.withLock { state in
             state.outstanding.removeAll { $0 == sequence }
-            state.oldestOnDisk = oldestOnDisk
+            if let disk { state.disk = disk }
         }
         state.broadcast()
     }
 
-    func setOldestOnDisk(_ sequence: UInt64?) {
-        state.withLock { $0.oldestOnDisk = sequence }
+    func setDisk(_ status: DiskQueueStatus) {
+        state.withLock { $0.disk = status }
         state.broadcast()
     }
 
-    func foundOnDisk(_ count: Int) {
-        state.withLock { $0.recovered.taken += UInt64(count) }
+    func foundOnDisk(_ count: UInt64) {
+        state.withLock { $0.recovered.taken += count }
     }
 
     /// A batch is done with.

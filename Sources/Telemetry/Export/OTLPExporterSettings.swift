@@ -25,6 +25,9 @@ public struct OTLPExporterSettings: Sendable {
     public var timeout = Duration.seconds(10)
     /// For one batch with all its retries. `OTEL_BSP_EXPORT_TIMEOUT` and its like, default 30 s.
     public var exportTimeout = Duration.seconds(30)
+    /// Between two attempts: at first, and at most. Each wait is twice the last, with jitter of half of it either way.
+    public var initialBackoff = Duration.milliseconds(500)
+    public var maxBackoff = Duration.seconds(30)
     /// A PEM file of authorities to trust instead of the system's. `OTEL_EXPORTER_OTLP_CERTIFICATE`.
     public var certificateFile: String?
     /// PEM files that prove who this client is. `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE` and `…_CLIENT_KEY`.

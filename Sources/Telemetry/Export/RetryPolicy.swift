@@ -3,18 +3,22 @@ import Glibc
 
 /// How long to wait before the next attempt: exponential, capped, with jitter.
 struct Backoff {
-    private static let first = Duration.milliseconds(500)
-    private static let max = Duration.seconds(30)
     /// What an endpoint may ask for at most, where no deadline bounds the wait.
     private static let maxRetryAfter = Duration.seconds(300)
 
-    private var next = first
+    private var next: Duration
+    private let max: Duration
+
+    init(_ settings: OTLPExporterSettings) {
+        next = settings.initialBackoff
+        max = settings.maxBackoff
+    }
 
     /// The wait after one more failure.
     mutating func wait(retryAfter: Duration?) -> Duration {
         // Half to one and a half of the backoff, so that a fleet does not come back at once.
         let jittered = next * Double.random(in: 0.5...1.5)
-        next = min(next * 2, Self.max)
+        next = min(next * 2, max)
         return Swift.max(jittered, min(retryAfter ?? .zero, Self.maxRetryAfter))
     }
 }
