@@ -232,7 +232,8 @@ struct TortureChild {
             URL(fileURLWithPath: IsothermProcess.executable).deletingLastPathComponent()
                 .appendingPathComponent("TelemetryTorture").path, arguments,
             environment: [
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:\(port)", "OTEL_BSP_SCHEDULE_DELAY": "\(delay)",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:\(port)/v1/traces",
+                "OTEL_BSP_SCHEDULE_DELAY": "\(delay)",
                 "OTEL_BSP_MAX_QUEUE_SIZE": "8192", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100",
                 "ISOTHERM_TELEMETRY_QUEUE_DIR": directory, "TORTURE_MAX_BACKOFF": "100",
             ])

@@ -82,4 +82,27 @@ struct SignalExportTests {
             sizes == ["requests 3 duration 2 ", "requests 2 ", "requests 1 duration 2 ", "requests 1 ", "duration 2 "])
         #expect(ledger.rejected == 2 && ledger.dropped[.oversize] == 1 && ledger.exported == 2)
     }
+
+    @Test("an exporter that is told to stop leaves on disk what cannot be sent, for each signal by itself")
+    func stop() throws {
+        let directory = NSTemporaryDirectory() + "isotherm-signals-" + UUID().uuidString
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let down = try Receiver(otherwise: .status(503))
+        defer { down.stop() }
+        for signal in [Signal.metrics, .logs] {
+            var configuration = TelemetryConfiguration()
+            configuration.diskQueue = DiskQueueSettings(directory: directory)
+            configuration[signal].endpoint = "http://127.0.0.1:\(down.port)/\(signal.path)"
+            let exporter = Exporter(configuration: configuration, signal: signal)
+            let thread = BackgroundThread(name: "test-exporter") { exporter.run() }
+            for _ in 0..<3 { exporter.enqueue(Batch(body: try body(signal.rawValue), itemCount: 5)) }
+            #expect(eventually { exporter.diskQueueStatus.items == 15 })
+            exporter.stop()
+            thread.join()
+            #expect(exporter.ledger.queued == 15 && exporter.ledger.totalDropped == 0)
+        }
+        let left = try DiskQueue(directory: "\(directory)/logs", maxBytes: 1 << 20)
+        #expect(left.status.items == 15)
+        #expect(left.takeHead()?.body == (try body("logs")))
+    }
 }

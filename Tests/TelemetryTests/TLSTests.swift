@@ -68,7 +68,7 @@ struct TLSTests {
             Peers.python, ["-u", "-c", Self.server, certificates.directory, asksClient ? "client" : "any"])
         let port = try server.waitForLine("port ")
         var (configuration, warnings) = TelemetryConfiguration.fromEnvironment(
-            environment.merging(["OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:\(port)"]) { $1 })
+            environment.merging(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://127.0.0.1:\(port)/v1/traces"]) { $1 })
         let reports = Reports()
         configuration.report = { reports.append($0) }
         configuration.exportTimeout = .milliseconds(500)

@@ -53,7 +53,7 @@ func forkProcess() -> Int32 {
 
 var environment: [String: String] = [:]
 for name in [
-    "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE",
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_EXPORTER_OTLP_COMPRESSION", "ISOTHERM_TELEMETRY_QUEUE_DIR",
     "ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES", "TORTURE_MAX_BACKOFF",
 ] { if let value = getenv(name) { environment[name] = String(cString: value) } }

@@ -98,7 +98,8 @@ final class ExportLoop {
                 conclude(slot, slot.transfer.answer(result))
             }
             if isAnyDone { continue }
-            let isIdle = slots.allSatisfy { $0.delivery == nil } && (disk?.isEmpty ?? true)
+            // What waits on disk for the end of a backoff stays there for the next process.
+            let isIdle = slots.allSatisfy { $0.delivery == nil || $0.delivery?.sequence == nil && !$0.isRunning }
             if isIdle, wishes.isStopping, !exporter.wishes.hasQueued { return }
             multi.wait(timeToWait)
         }
