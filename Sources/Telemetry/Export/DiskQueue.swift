@@ -65,7 +65,11 @@ final class DiskQueue {
         itemCount = segments.reduce(0) { $0 + $1.itemsLeft }
     }
 
-    deinit { close(lock) }
+    deinit {
+        // Not by closing alone: a process that was just forked may have the descriptor as well for a moment.
+        flock(lock, LOCK_UN)
+        close(lock)
+    }
 
     var isEmpty: Bool { segments.isEmpty }
 
