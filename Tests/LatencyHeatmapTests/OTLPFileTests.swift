@@ -71,7 +71,7 @@ struct OTLPFileTests {
         print(json.dumps([[n, base64.b64encode(d).decode(), str(c)] for n, d, c in files]))
         """
 
-    @Test("every layout is recognised by its bytes")
+    @Test("every layout is recognised by its bytes (case 6)")
     func layouts() throws {
         let files = try JSONDecoder().decode([[String]].self, from: Peers.python(Self.program).standardOutput)
         #expect(files.count == 15)

@@ -6,7 +6,7 @@ import Testing
 /// The scanner against the official Python protobuf classes, which build the messages and say what is in them.
 @Suite("The scanner agrees with the official protobuf classes")
 struct ScannerAgreementTests {
-    @Test("for random requests in protobuf and in OTLP/JSON, conformance cases 1 to 5", arguments: [1, 2, 3])
+    @Test("for random requests in protobuf and in OTLP/JSON (cases 1 to 5)", arguments: [1, 2, 3])
     func randomRequests(seed: Int) throws {
         let output = try Peers.python(OfficialRequests.program, ["\(seed)", "120"]).text
         let scanner = TraceRequestScanner(interest: OfficialRequests.interest)

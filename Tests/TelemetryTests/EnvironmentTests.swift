@@ -58,7 +58,16 @@ struct EnvironmentTests {
             "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
             "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_TRACES_SAMPLER",
             "OTEL_TRACES_SAMPLER_ARG",
-            "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME",
+            "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
+            "OTEL_PROPAGATORS", "OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER",
+            "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "OTEL_BLRP_SCHEDULE_DELAY",
+            "OTEL_BLRP_EXPORT_TIMEOUT", "OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+            "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+            "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+            "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "ISOTHERM_TELEMETRY_QUEUE_DIR", "ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES",
         ]
         let (configuration, warnings) = read(Dictionary(uniqueKeysWithValues: names.map { ($0, value) }))
         expectDefaults(configuration)
@@ -80,6 +89,8 @@ struct EnvironmentTests {
         #expect(configuration.maxQueueSize == 2_048 && configuration.maxExportBatchSize == 512)
         #expect(configuration.limits.attributeCount == 128 && configuration.limits.attributeValueLength == nil)
         #expect(configuration.sampler == .parentBased(.alwaysOn))
+        #expect(configuration.propagators.description == "tracecontext,baggage" && configuration.diskQueue == nil)
+        #expect(configuration.metrics.exportInterval == .seconds(60) && configuration.logs.maxQueueSize == 2_048)
         guard
             case .string(let name)? = configuration.resource.attributes.first(where: { $0.key == "service.name" })?
                 .value

@@ -323,12 +323,46 @@ struct InstrumentTests {
         metrics.sdk.meter("other").counter("requests").add(5)
         #expect(lines.all.count == 1, "\(lines.all)")
         metrics.push()
-        let points = try metrics.pushed().flatMap(\.self).filter { $0.name.lowercased() == "requests" }
-            .flatMap(\.points)
+        let found = try metrics.pushed().flatMap(\.self).filter { $0.name.lowercased() == "requests" }
+        // Of two spellings the first one seen.
+        #expect(found.first { $0.points.map(\.int) == [2] }?.name == "Requests")
+        let points = found.flatMap(\.points)
         #expect(points.map(\.value).sorted() == ["double 1000.0", "int 100", "int 2", "int 20"])
         // The text format cannot hold them all; what it holds is well-formed.
         try Peers.run(
             "promtool", ["check", "metrics"], input: Data(metrics.sdk.metrics.render(.prometheusText)), expected: nil)
+    }
+
+    // https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-unit: 63 characters, case matters; descriptions:
+    // 1,023 characters of the Basic Multilingual Plane at least.
+    @Test("a meter without a name works; a long unit and a long description arrive whole")
+    func texts() throws {
+        let metrics = try PushedMetrics()
+        defer { metrics.end() }
+        let unit = String(repeating: "B", count: 63)
+        let description = String(repeating: "größe語", count: 170) + "xyz"
+        #expect(description.unicodeScalars.count == 1_023)
+        let meter = metrics.sdk.meter("")
+        meter.counter("c", unit: unit, description: description).add(1)
+        meter.counter("c", unit: unit.lowercased(), description: description).add(10)
+        metrics.push()
+        let found = try OfficialMetric.decode(metrics.receiver.bodies).flatMap(\.self).filter { $0.name == "c" }
+        #expect(found.allSatisfy { $0.scope.isEmpty && $0.description == description })
+        #expect(Set(found.map(\.unit)) == [unit, unit.lowercased()])
+        #expect(Set(found.flatMap(\.points).map(\.int)) == [1, 10])
+    }
+
+    @Test("meters and instruments may be asked for by many threads at once, and are the same for all")
+    func concurrentMeters() throws {
+        let metrics = try PushedMetrics()
+        defer { metrics.end() }
+        DispatchQueue.concurrentPerform(iterations: 64) { index in
+            for other in 0..<16 { metrics.meter.counter("c\((index + other) % 16)", unit: "1").add(1) }
+        }
+        metrics.push()
+        let found = try metrics.pushed().flatMap(\.self)
+        #expect(found.count == 16)
+        #expect(found.allSatisfy { $0.points.map(\.int) == [64] })
     }
 
     @Test("boundaries that are not ascending are a warning, and the standard ones are used")

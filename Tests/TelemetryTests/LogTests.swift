@@ -234,6 +234,7 @@ struct LogTests {
         #expect(isComplete, "\(logs.count) log records, \(metrics.count) metrics")
         #expect(logs.count == 2_000 && Set(logs.map(\.body)).count == 2_000)
         #expect(logs.allSatisfy { $0.service == "chain" && $0.severity == 9 })
+        #expect(metrics.allSatisfy { $0.service == "chain" })
         let points = metrics.filter { $0.name == "chain.count" }.flatMap(\.points)
         #expect(points.count == 300 && points.compactMap(\.int).reduce(0, +) == 299 * 150)
         let size = try #require(metrics.first { $0.name == "chain.size" })

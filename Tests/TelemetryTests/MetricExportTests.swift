@@ -294,7 +294,9 @@ struct MetricExportTests {
         histogram.record(0.25, [KeyValue("route", "/")], context: Self.sampled)
         metrics.push()
         let pushes = try metrics.pushed()
-        let exemplars = try #require(pushes[0].first?.points.first?.exemplars)
+        let point = try #require(pushes[0].first?.points.first)
+        let exemplars = point.exemplars
+        #expect(exemplars.allSatisfy { $0.time >= point.start && $0.time <= point.time })
         #expect(exemplars.map(\.value) == [0.75, 2, 5])
         #expect(exemplars.map(\.attributes) == [["user": "int 2"], ["user": "int 3"], ["user": "int 4"]])
         // A delta has only what belongs to its own time.

@@ -51,6 +51,7 @@ struct SpanExportTests {
             let span = tracer.startSpan("all kinds", kind: .client)
             span.setAttribute("literal", "a literal")
             span.setAttribute("string", String("größe 🎈"))
+            span.setAttribute("größe 🎈", "a key")
             span.setAttribute("empty string", String())
             Array("utf-8 ü".utf8).withUnsafeBufferPointer { span.setAttribute("utf8", utf8: $0) }
             span.setAttribute("no utf8", utf8: UnsafeBufferPointer(start: nil, count: 0))
@@ -78,6 +79,7 @@ struct SpanExportTests {
         #expect(
             span.attributes == [
                 value("literal", "string a literal"), value("string", "string größe 🎈"),
+                value("größe 🎈", "string a key"),
                 value("empty string", "string "),
                 value("utf8", "string utf-8 ü"), value("no utf8", "string "), value("bytes", "bytes 00ff0a"),
                 value("no bytes", "bytes "), value("int", "int -9223372036854775808"),
@@ -370,6 +372,15 @@ struct SpanExportTests {
         let id = try #require(found["service.instance.id"])
         #expect(id.wholeMatch(of: /string [0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}/) != nil)
         #expect(!request.scope.isEmpty && !request.scopeVersion.isEmpty)
+    }
+
+    @Test(
+        "a resource of one's own is sent as it is, an empty one too",
+        arguments: [[], [KeyValue("team", "a"), KeyValue("zone", 7)]] as [[KeyValue]])
+    func ownResource(attributes: [KeyValue]) throws {
+        let request = try #require(
+            exported({ $0.resource = Resource(attributes: attributes) }) { $0.startSpan("x").end() }.first)
+        #expect(request.resource == (attributes.isEmpty ? [] : [value("team", "string a"), value("zone", "int 7")]))
     }
 
     @Test("a name of more than 96 bytes is cut between characters")

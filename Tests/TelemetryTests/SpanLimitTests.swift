@@ -136,6 +136,11 @@ struct SpanLimitTests {
         expected.linkCount = 11
         expected.attributeValueLength = 12
         #expect(configuration.limits == expected)
+        let own = TelemetryConfiguration.fromEnvironment([
+            "OTEL_ATTRIBUTE_COUNT_LIMIT": "7", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "6",
+            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "12", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "13",
+        ]).configuration.limits
+        #expect(own.attributesPerEvent == 6 && own.attributesPerLink == 7 && own.attributeValueLength == 13)
     }
 
     @Test(

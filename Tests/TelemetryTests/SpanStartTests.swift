@@ -58,6 +58,20 @@ struct SpanStartTests {
         #expect(found.scopeAttributes == [.init(key: "library", value: "string nio")])
     }
 
+    @Test("tracers may be asked for by many threads at once, and are the same for all")
+    func concurrentScopes() throws {
+        let receiver = try Receiver()
+        defer { receiver.stop() }
+        let sdk = TelemetrySDK(configuration: .test(receiver) { $0.scheduleDelay = .seconds(60) })
+        DispatchQueue.concurrentPerform(iterations: 64) { index in
+            for other in 0..<8 { sdk.tracer(name: "scope \((index + other) % 8)").startSpan("x").end() }
+        }
+        sdk.shutdown(deadline: .seconds(20))
+        let requests = try OfficialRequest.decode(receiver.bodies)
+        let counts = Dictionary(grouping: requests, by: \.scope).mapValues { $0.reduce(0) { $0 + $1.spans.count } }
+        #expect(counts == Dictionary(uniqueKeysWithValues: (0..<8).map { ("scope \($0)", 64) }))
+    }
+
     @Test("more scopes than are kept go under the first one's, and none is lost")
     func manyScopes() throws {
         let receiver = try Receiver()
