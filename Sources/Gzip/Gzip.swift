@@ -9,6 +9,17 @@ public enum GzipError: Error, Sendable, Equatable {
     /// More than this many bytes come out.
     case tooLarge(limit: Int)
     case outOfMemory
+    /// The library that could read it is not installed on this machine.
+    case unavailable(String)
+}
+
+/// Decompresses piece by piece.
+public protocol StreamInflater: AnyObject {
+    /// Between two members or frames, or after the last: a stream may end here.
+    var isAtEnd: Bool { get }
+
+    /// Appends what `bytes` decompress to. `output` never grows beyond `limit` bytes.
+    func append(_ bytes: ArraySlice<UInt8>, to output: inout [UInt8], limit: Int) throws(GzipError)
 }
 
 /// The gzip format (RFC 1952), by zlib.
@@ -32,8 +43,18 @@ public enum Gzip {
         UInt32(crc32_z(UInt(start), bytes.bindMemory(to: UInt8.self).baseAddress, bytes.count))
     }
 
-    /// All members, at most `limit` bytes in all.
+    /// All members, at most `limit` bytes in all. By libdeflate where it is installed.
     public static func decompress(_ bytes: [UInt8], limit: Int) throws(GzipError) -> [UInt8] {
+        if let output = Libdeflate.shared.flatMap({ library in
+            bytes.withUnsafeBytes { library.decompress($0, limit: limit) }
+        }) {
+            return output
+        }
+        return try decompressInPieces(bytes, limit: limit)
+    }
+
+    /// The same by zlib, which tells apart what is wrong.
+    static func decompressInPieces(_ bytes: [UInt8], limit: Int) throws(GzipError) -> [UInt8] {
         let inflater = try Inflater()
         var output: [UInt8] = []
         try inflater.append(bytes[...], to: &output, limit: limit)
@@ -46,7 +67,7 @@ public enum Gzip {
 }
 
 /// Reads a gzip stream piece by piece. Not thread-safe.
-public final class Inflater {
+public final class Inflater: StreamInflater {
     private var stream: UnsafeMutablePointer<z_stream>
     /// Between two members, or after the last.
     public private(set) var isAtEnd = true

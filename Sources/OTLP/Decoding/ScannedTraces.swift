@@ -239,6 +239,8 @@ public final class TraceScan {
         range.count == expected.count && bytes(range).elementsEqual(expected)
     }
 
+    public func isEqual(_ range: ScannedBytes, _ expected: StaticString) -> Bool { matches(range, expected) }
+
     /// The value as text: strings as they are; numbers and truth values written out into the arena; nil for the rest.
     @inline(__always)
     public func text(of attribute: ScannedAttribute) -> ScannedBytes? {
@@ -261,6 +263,11 @@ public final class TraceScan {
         for byte in text.utf8 { appendToArena(byte) }
         return arenaRange(from: start)
     }
+
+    /// Where text that is noted byte by byte begins.
+    public func noteStart() -> Int { arenaCount }
+    public func note(_ byte: UInt8) { appendToArena(byte) }
+    public func noted(from start: Int) -> ScannedBytes { arenaRange(from: start) }
 
     func begin(_ message: UnsafeRawBufferPointer) throws(OTLPDecodingError) {
         spanCount = 0

@@ -21,14 +21,7 @@ extension TraceRequestScanner {
         let resource = scan.appendResource(ScannedResource())
         try reader.object { (reader, key) throws(OTLPDecodingError) in
             if scan.matches(key, "resource") {
-                let first = UInt32(scan.attributeCount)
-                try reader.object { (reader, key) throws(OTLPDecodingError) in
-                    guard scan.matches(key, "attributes") else { return try reader.skip() }
-                    try attributes(&reader, interest.resource, scan)
-                }
-                scan.setResource(
-                    resource,
-                    ScannedResource(firstAttribute: first, attributeCount: UInt32(scan.attributeCount) - first))
+                try self.resource(&reader, resource, scan)
             } else if scan.matches(key, "scopeSpans") {
                 try reader.array { (reader) throws(OTLPDecodingError) in
                     try reader.object { (reader, key) throws(OTLPDecodingError) in
@@ -42,6 +35,18 @@ extension TraceRequestScanner {
                 try reader.skip()
             }
         }
+    }
+
+    func resource(
+        _ reader: inout JSONReader, _ number: Int, _ scan: TraceScan
+    ) throws(OTLPDecodingError) {
+        let first = UInt32(scan.attributeCount)
+        try reader.object { (reader, key) throws(OTLPDecodingError) in
+            guard scan.matches(key, "attributes") else { return try reader.skip() }
+            try attributes(&reader, interest.resource, scan)
+        }
+        scan.setResource(
+            number, ScannedResource(firstAttribute: first, attributeCount: UInt32(scan.attributeCount) - first))
     }
 
     private func span(
@@ -72,14 +77,14 @@ extension TraceRequestScanner {
         scan.appendSpan(span)
     }
 
-    private func unsigned(_ reader: inout JSONReader) throws(OTLPDecodingError) -> UInt64 {
+    func unsigned(_ reader: inout JSONReader) throws(OTLPDecodingError) -> UInt64 {
         if try reader.takeNull() { return 0 }
         let value = try reader.integer()
         guard !value.negative else { throw reader.failure(.unexpectedType, "an unsigned integer was expected") }
         return value.magnitude
     }
 
-    private func text(_ reader: inout JSONReader) throws(OTLPDecodingError) -> ScannedBytes? {
+    func text(_ reader: inout JSONReader) throws(OTLPDecodingError) -> ScannedBytes? {
         try reader.takeNull() ? nil : try reader.string()
     }
 
@@ -112,7 +117,7 @@ extension TraceRequestScanner {
         return UInt32(names.firstIndex { scan.matches(name, $0) } ?? 0)
     }
 
-    private func attributes(
+    func attributes(
         _ reader: inout JSONReader, _ keys: TraceScanInterest.KeySet, _ scan: TraceScan
     ) throws(OTLPDecodingError) {
         try reader.array { (reader) throws(OTLPDecodingError) in
@@ -162,7 +167,7 @@ extension TraceRequestScanner {
     }
 
     /// A number, or one of the strings "NaN", "Infinity" and "-Infinity", or a number in a string.
-    private func double(_ reader: inout JSONReader, _ scan: TraceScan) throws(OTLPDecodingError) -> Double {
+    func double(_ reader: inout JSONReader, _ scan: TraceScan) throws(OTLPDecodingError) -> Double {
         let bytes: UnsafeRawBufferPointer
         if reader.peek() == UInt8(ascii: "\"") {
             bytes = scan.bytes(try reader.string())

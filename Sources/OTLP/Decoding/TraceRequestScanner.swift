@@ -27,10 +27,22 @@ public struct TraceRequestScanner: Sendable {
     }
 
     private func scanResourceSpans(_ reader: ProtobufReader, into scan: TraceScan) throws(OTLPDecodingError) {
+        let resource = try scanResourceParts(reader, into: scan)
         var reader = reader
+        while !reader.isAtEnd {
+            let tag = try reader.tag()
+            if tag == 0x12 {
+                try scanScopeSpans(reader.message(), resource: resource, into: scan)
+            } else {
+                try reader.skip(tag)
+            }
+        }
+    }
+
+    /// The resource may legally come after its spans, and in several parts: those parts are read on a pass of their own so
+    /// that its attributes stand next to one another.
+    func scanResourceParts(_ reader: ProtobufReader, into scan: TraceScan) throws(OTLPDecodingError) -> UInt32 {
         let resource = scan.appendResource(ScannedResource())
-        // The resource may legally come after its spans, and in several parts: those parts are read on a second pass so
-        // that its attributes stand next to one another.
         let first = UInt32(scan.attributeCount)
         var parts = reader
         while !parts.isAtEnd {
@@ -43,14 +55,7 @@ public struct TraceRequestScanner: Sendable {
         }
         scan.setResource(
             resource, ScannedResource(firstAttribute: first, attributeCount: UInt32(scan.attributeCount) - first))
-        while !reader.isAtEnd {
-            let tag = try reader.tag()
-            if tag == 0x12 {
-                try scanScopeSpans(reader.message(), resource: UInt32(resource), into: scan)
-            } else {
-                try reader.skip(tag)
-            }
-        }
+        return UInt32(resource)
     }
 
     private func scanResource(_ reader: ProtobufReader, into scan: TraceScan) throws(OTLPDecodingError) {
@@ -89,6 +94,7 @@ public struct TraceRequestScanner: Sendable {
         span.resource = resource
         let first = scan.attributeCount
         while !reader.isAtEnd {
+            if skipShort(&reader, keys: keys, into: scan) { continue }
             let tag = try reader.tag()
             switch tag {
             case 0x4A: try scanAttribute(reader.message(), keys: keys, into: scan)
@@ -110,8 +116,78 @@ public struct TraceRequestScanner: Sendable {
         scan.appendSpan(span)
     }
 
+    /// Takes one field of a span if it is of the usual form, in which tag and lengths are a byte each: an attribute whose
+    /// message is nothing but key and value, or a field that nobody asked for. Everything else is left as it was.
     @inline(__always)
-    private func scanAttribute(
+    private func skipShort(
+        _ reader: inout ProtobufReader, keys: TraceScanInterest.KeySet, into scan: TraceScan
+    ) -> Bool {
+        let field = reader.cursor
+        let room = reader.end - field
+        guard room >= 2 else { return false }
+        let tag = field.load(as: UInt8.self)
+        let length = Int(field.load(fromByteOffset: 1, as: UInt8.self))
+        guard length < 0x80, length &+ 2 <= room else { return false }
+        switch tag {
+        case 0x4A: break
+        // span_id, parent_span_id, trace_state, events, links, status.
+        case 0x12, 0x22, 0x1A, 0x5A, 0x6A, 0x7A:
+            reader.cursor = field + (length &+ 2)
+            return true
+        default: return false
+        }
+        let key = field + 4
+        guard length >= 2, field.load(fromByteOffset: 2, as: UInt8.self) == 0x0A else { return false }
+        let keyLength = Int(field.load(fromByteOffset: 3, as: UInt8.self))
+        // Key and value fill the message: nothing is in between, nothing follows.
+        guard keyLength < 0x80, keyLength &+ 4 <= length, key.load(fromByteOffset: keyLength, as: UInt8.self) == 0x12,
+            Int(key.load(fromByteOffset: keyLength &+ 1, as: UInt8.self)) &+ keyLength &+ 4 == length
+        else { return false }
+        if let found = keys.find(UnsafeRawBufferPointer(start: key, count: keyLength)) {
+            guard scanShortValue(key + (keyLength &+ 2), end: field + (length &+ 2), found, into: scan) else {
+                return false
+            }
+        }
+        reader.cursor = field + (length &+ 2)
+        return true
+    }
+
+    /// A value that is one string or one integer.
+    @inline(__always)
+    private func scanShortValue(
+        _ value: UnsafeRawPointer, end: UnsafeRawPointer, _ key: Int, into scan: TraceScan
+    ) -> Bool {
+        let count = end - value
+        guard count >= 2 else { return false }
+        let kind: ScannedAttribute.Kind
+        let bits: UInt64
+        switch value.load(as: UInt8.self) {
+        case 0x0A:
+            guard Int(value.load(fromByteOffset: 1, as: UInt8.self)) == count &- 2 else { return false }
+            kind = .string
+            bits = pack(range(UnsafeRawBufferPointer(start: value + 2, count: count &- 2), in: scan))
+        case 0x18:
+            var number: UInt64 = 0
+            var at = 1
+            while at < count {
+                let byte = value.load(fromByteOffset: at, as: UInt8.self)
+                // The tenth byte and what follows are for the other way.
+                guard at < 10 else { return false }
+                number |= UInt64(byte & 0x7F) << UInt64(7 &* (at &- 1))
+                at &+= 1
+                if byte < 0x80 { break }
+            }
+            guard at == count, value.load(fromByteOffset: count &- 1, as: UInt8.self) < 0x80 else { return false }
+            kind = .int
+            bits = number
+        default: return false
+        }
+        scan.appendAttribute(ScannedAttribute(key: UInt8(truncatingIfNeeded: key), kind: kind, bits: bits))
+        return true
+    }
+
+    @inline(__always)
+    func scanAttribute(
         _ reader: ProtobufReader, keys: TraceScanInterest.KeySet, into scan: TraceScan
     ) throws(OTLPDecodingError) {
         var reader = reader
@@ -159,7 +235,7 @@ public struct TraceRequestScanner: Sendable {
     }
 
     @inline(__always)
-    private func range(_ bytes: UnsafeRawBufferPointer, in scan: TraceScan) -> ScannedBytes {
+    func range(_ bytes: UnsafeRawBufferPointer, in scan: TraceScan) -> ScannedBytes {
         guard let start = bytes.baseAddress else { return ScannedBytes() }
         return ScannedBytes(
             start: UInt32(truncatingIfNeeded: start - scan.base), length: UInt32(truncatingIfNeeded: bytes.count),
