@@ -3,7 +3,7 @@ import Synchronization
 
 /// A group of devices, known to one engine.
 public struct GroupID: Hashable, Sendable {
-    let number: Int
+    let index: Int
 }
 
 /// A stage of the pipeline, known to one engine.
@@ -22,56 +22,93 @@ public struct StageID: Hashable, Sendable {
 /// `maintain()` about once a second.
 public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded by `lock`
     public let configuration: HeatmapConfiguration
+    /// What latencies are grouped by; the first is made from `HeatmapConfiguration.groupBy`.
+    public let views: [HeatmapView]
     let windowNano: UInt64
-    private let latenessNano: UInt64?
-    /// From a window's start to the moment after which what still comes is late.
-    private let openNano: UInt64?
-    private let maxFutureNano: UInt64?
+    let plan: TierPlan
+    /// In nanoseconds, ascending.
+    let thresholds: [UInt64]
+    let latenessNano: UInt64?
+    let maxFutureNano: UInt64?
     private let lock = Mutex<Void>(())
-    private var state: State
+    private var state: HeatmapState
     /// One request is scanned at a time for each of these.
     let scans: ScanPool
+    /// Requests that came lately.
+    let duplicates: DuplicateFilter
+    /// Held while windows are packed and saved, one after the other; `lock` is taken inside of it, never around it.
+    let upkeep = Mutex(Upkeep())
 
-    struct State {
-        var groups: NameTable
-        var stages = NameTable(limit: 62)
-        var planes: [Int64: Plane] = [:]
-        /// The one that was used last.
-        var current: Plane?
-        var ledger = HeatmapLedger()
-        /// Latest end of a latency.
-        var latestUnixNano: UInt64 = 0
-        var oldestIndex = Int64.min
-        /// Read once for each call, not for each latency.
-        var nowUnixNano: UInt64 = 0
+    let persistenceStatus = Mutex<HeatmapPersistence?>(nil)
+
+    struct Upkeep {
+        var store: HeatmapStore?
     }
+
+    /// Most stages; the rest share `(other)`.
+    static let maxStages = 62
+    /// Where received spans without `isotherm.stage` count.
+    static let foreignStageName = "span"
+    static let foreignStage = 2
 
     /// Throws for settings that cannot be used.
     public init(configuration: HeatmapConfiguration = HeatmapConfiguration()) throws(HeatmapError) {
         try configuration.validate()
         self.configuration = configuration
+        views = [HeatmapView(firstOf: configuration.groupBy)] + configuration.views
         windowNano = configuration.window.nanoseconds
+        plan = try TierPlan(configuration)
+        thresholds = configuration.thresholds.map(\.nanoseconds).sorted()
         latenessNano = configuration.lateness?.nanoseconds
-        openNano = latenessNano.map { [windowNano] in windowNano.saturatingAdding($0) }
         maxFutureNano = configuration.maxFuture?.nanoseconds
-        state = State(groups: NameTable(limit: configuration.maxGroups))
-        scans = ScanPool(configuration: configuration)
+        state = HeatmapState(
+            views: views.map { ViewState(view: $0, maxGroups: configuration.maxGroups) },
+            borders: plan.tiers.map { _ in .min })
+        scans = ScanPool(configuration: configuration, views: views)
+        duplicates = DuplicateFilter(window: configuration.duplicateWindow, limit: configuration.maxFingerprints)
         _ = state.stages.number(configuration.defaultStage)
         _ = state.stages.number(Self.foreignStageName)
     }
 
-    func locked<T>(_ body: (inout State) throws -> T) rethrows -> T {
+    func locked<T>(_ body: (inout HeatmapState) throws -> T) rethrows -> T {
         try lock.withLock { _ in try body(&state) }
     }
-
-    /// Where received spans without `isotherm.stage` count.
-    static let foreignStageName = "span"
-    static let foreignStage = 2
 
     // MARK: Names
 
     /// The number of a group; `(other)` once there are as many as the settings allow.
-    public func group(_ name: String) -> GroupID { GroupID(number: locked { $0.groups.number(name) }) }
+    ///
+    /// - Parameters:
+    ///   - name: the group's name in the first view.
+    ///   - attributes: values for the other views; a view counts the group if all of its attributes are here.
+    ///   - prefix: put before the name in every view, to keep several senders' groups apart.
+    public func group(
+        _ name: String, attributes: [(key: String, value: String)] = [], prefix: String = ""
+    ) -> GroupID {
+        let key = "\(prefix)\u{1F}\(name)" + attributes.map { "\u{1F}\($0.key)\u{1F}\($0.value)" }.joined()
+        return locked { state in
+            if let known = state.ownGroupIndices[key] { return GroupID(index: known) }
+            let isFull = state.ownGroups.count >= 2 * configuration.maxGroups
+            let numbers = state.views.enumerated().map { position, view -> Int32 in
+                if isFull { return 0 }
+                if position == 0 { return Int32(view.groups.number(prefix + name)) }
+                let values = view.view.attributes.compactMap { wanted in
+                    attributes.first { $0.key == wanted }?.value
+                }
+                guard values.count == view.view.attributes.count else { return -1 }
+                return Int32(view.groups.number(prefix + HeatmapView.name(ofValues: values)))
+            }
+            if isFull {
+                // One index for all that found no room.
+                if let shared = state.ownGroupIndices[""] { return GroupID(index: shared) }
+                state.ownGroupIndices[""] = state.ownGroups.count
+            } else {
+                state.ownGroupIndices[key] = state.ownGroups.count
+            }
+            state.ownGroups.append(numbers)
+            return GroupID(index: state.ownGroups.count - 1)
+        }
+    }
 
     public func stage(_ name: String) -> StageID { StageID(number: locked { $0.stages.number(name) }) }
 
@@ -82,18 +119,15 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     /// - Parameters:
     ///   - endUnixNano: when it ended; decides the window.
     ///   - count: how many times the same latency occurred.
-    ///   - traceID: to find the event again if this is among the slowest of its cell.
+    ///   - traceID: to find the event again if it is among those that the cell keeps.
     public func record(
         stage: StageID, group: GroupID, endUnixNano: UInt64, latencyNano: UInt64, count: UInt64 = 1,
         traceID: (high: UInt64, low: UInt64)? = nil
     ) {
-        guard count > 0 else { return }
-        let now = configuration.now()
-        locked { state in
-            state.nowUnixNano = now
-            update(&state, stage.number, group.number, endUnixNano, count) { cell in
-                cell.sketch.insert(nanoseconds: latencyNano, count: count)
-                if let traceID { cell.note(SlowTrace(latencyNano: latencyNano, high: traceID.high, low: traceID.low)) }
+        update(stage, group, endUnixNano, count) { plane, cell in
+            plane.insert(cell, latencyNano, count: count)
+            if let traceID, traceID.high | traceID.low != 0 {
+                OpenCell.note(cell, latencyNano, traceID.high, traceID.low)
             }
         }
     }
@@ -106,13 +140,11 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         slowestTraceID: (high: UInt64, low: UInt64)? = nil
     ) {
         guard let slowest = latencies.max() else { return }
-        let now = configuration.now()
-        locked { state in
-            state.nowUnixNano = now
-            update(&state, stage.number, group.number, endUnixNano, UInt64(latencies.count)) { cell in
-                cell.sketch.insert(contentsOf: latencies)
-                if let id = slowestTraceID { cell.note(SlowTrace(latencyNano: slowest, high: id.high, low: id.low)) }
+        update(stage, group, endUnixNano, UInt64(latencies.count)) { plane, cell in
+            for latency in latencies {
+                plane.insert(cell, latency, position: BucketScale.position(nanoseconds: latency))
             }
+            if let id = slowestTraceID, id.high | id.low != 0 { OpenCell.note(cell, slowest, id.high, id.low) }
         }
     }
 
@@ -120,121 +152,130 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     public func recordStagePart(
         stage: StageID, group: GroupID, endUnixNano: UInt64, latencyNano: UInt64, count: UInt64 = 1
     ) {
+        update(stage, group, endUnixNano, count) { plane, cell in
+            plane.insert(cell, latencyNano, count: count)
+            cell.pointee.flags |= OpenCell.Flag.part
+        }
+    }
+
+    private func update(
+        _ stage: StageID, _ group: GroupID, _ endUnixNano: UInt64, _ count: UInt64,
+        _ body: (OpenPlane, UnsafeMutablePointer<OpenCell>) -> Void
+    ) {
         guard count > 0 else { return }
         let now = configuration.now()
         locked { state in
             state.nowUnixNano = now
-            update(&state, stage.number, group.number, endUnixNano, count) { cell in
-                cell.sketch.insert(nanoseconds: latencyNano, count: count)
-                cell.isPart = true
+            var isCounted = false
+            let numbers = state.ownGroups[group.index]
+            for position in numbers.indices where numbers[position] >= 0 {
+                let view = state.views[position]
+                guard case .success(let plane) = plane(&state, view, endUnixNano),
+                    let cell = cell(&state, plane, group: Int(numbers[position]), stage: stage.number)
+                else { continue }
+                body(plane, cell)
+                note(&state, view, plane, cell, group: Int(numbers[position]), count, isFirst: position == 0)
+                isCounted = true
             }
+            if isCounted, endUnixNano > state.latestUnixNano { state.latestUnixNano = endUnixNano }
         }
+    }
+
+    /// What is kept beside the cell when `count` latencies have been counted in it.
+    @inline(__always)
+    func note(
+        _ state: inout HeatmapState, _ view: ViewState, _ plane: OpenPlane, _ cell: UnsafeMutablePointer<OpenCell>,
+        group: Int, _ count: UInt64, isFirst: Bool
+    ) {
+        let isLate = state.nowUnixNano > plane.lateAfterNano
+        if isLate { cell.pointee.late = cell.pointee.late.saturatingAdding(count) }
+        if group == 0 { view.overflowed = view.overflowed.saturatingAdding(count) }
+        guard isFirst else { return }
+        state.ledger.latencies = state.ledger.latencies.saturatingAdding(count)
+        if isLate { state.ledger.late = state.ledger.late.saturatingAdding(count) }
+        if group == 0 { state.ledger.overflowed = state.ledger.overflowed.saturatingAdding(count) }
+    }
+
+    @inline(__always)
+    func isTooFarAhead(_ state: HeatmapState, _ endUnixNano: UInt64) -> Bool {
+        guard let maxFutureNano else { return false }
+        return endUnixNano > state.nowUnixNano && endUnixNano - state.nowUnixNano > maxFutureNano
     }
 
     /// Why a latency found no cell.
-    enum Refusal { case future, expired }
+    enum Refusal: Error { case future, expired }
 
-    @inline(__always) @discardableResult
-    func update(
-        _ state: inout State, _ stage: Int, _ group: Int, _ endUnixNano: UInt64, _ count: UInt64,
-        _ body: (inout CellContent) -> Void
-    ) -> Refusal? {
-        if let refusal = admit(&state, endUnixNano) { return refusal }
-        let index = Int64(endUnixNano / windowNano)
-        guard let plane = state.current else { return .expired }
-        let number = plane.number(group: group, stage: stage)
-        if plane.isSealed {
-            plane.cells[number].open()
-            plane.isSealed = false
-        }
-        if plane.cells[number].sealed != nil { plane.cells[number].open() }
-        body(&plane.cells[number])
-        let start = UInt64(index) * windowNano
-        if let openNano, state.nowUnixNano > start, state.nowUnixNano - start > openNano {
-            plane.cells[number].late = plane.cells[number].late.saturatingAdding(count)
-            state.ledger.late = state.ledger.late.saturatingAdding(count)
-        }
-        if endUnixNano > state.latestUnixNano { state.latestUnixNano = endUnixNano }
-        state.ledger.latencies = state.ledger.latencies.saturatingAdding(count)
-        if group == 0 { state.ledger.overflowed = state.ledger.overflowed.saturatingAdding(count) }
-        return nil
-    }
-
-    /// Makes the plane of the window in which a latency ended the current one, if it may still be counted.
+    /// Where latencies that ended then are counted.
     @inline(__always)
-    func admit(_ state: inout State, _ endUnixNano: UInt64) -> Refusal? {
+    func plane(
+        _ state: inout HeatmapState, _ view: ViewState, _ endUnixNano: UInt64
+    ) -> Result<OpenPlane, Refusal> {
         // Asked for each latency, also of a window that exists: what is allowed must not depend on the order.
-        if let maxFutureNano, endUnixNano > state.nowUnixNano, endUnixNano - state.nowUnixNano > maxFutureNano {
-            return .future
+        if isTooFarAhead(state, endUnixNano) { return .failure(.future) }
+        if let current = view.current, current.startNano <= endUnixNano, endUnixNano < current.endNano {
+            return .success(current)
         }
-        let index = Int64(endUnixNano / windowNano)
-        return state.current?.index == index ? nil : select(&state, index)
+        return select(&state, view, endUnixNano)
     }
 
     @inline(never)
-    private func select(_ state: inout State, _ index: Int64) -> Refusal? {
-        if let plane = state.planes[index] {
-            state.current = plane
-            return nil
+    private func select(
+        _ state: inout HeatmapState, _ view: ViewState, _ endUnixNano: UInt64
+    ) -> Result<OpenPlane, Refusal> {
+        let second = Int64(endUnixNano / 1_000_000_000)
+        let now = Int64(Swift.max(state.nowUnixNano, state.latestUnixNano) / 1_000_000_000)
+        for tier in plan.tiers.indices {
+            let (start, end) = plan.bounds(tier: tier, second: second)
+            guard start >= state.borders[tier] else { continue }
+            if tier == plan.tiers.count - 1, start < plan.border(tier: tier, now: now) { break }
+            let slot = view.slots[start] ?? WindowSlot(start: start, end: end, tier: tier)
+            view.slots[start] = slot
+            let plane: OpenPlane
+            if let open = slot.open {
+                plane = open
+            } else {
+                plane = OpenPlane(start: start, end: end, lateness: latenessNano, thresholds: thresholds)
+                slot.open = plane
+            }
+            plane.isShort = state.isShort
+            view.current = plane
+            return .success(plane)
         }
-        if index < state.oldestIndex { return .expired }
-        if let kept = configuration.retainedWindows {
-            let oldest = Int64(max(state.nowUnixNano, state.latestUnixNano) / windowNano) - Int64(kept) + 1
-            if index < oldest { return .expired }
-        }
-        let plane = Plane(index: index)
-        state.planes[index] = plane
-        state.current = plane
-        return nil
+        return .failure(.expired)
     }
 
-    // MARK: Upkeep
-
-    /// Forgets windows that are too old, and packs those that are over. Takes the lock for one window at a time.
-    public func maintain() {
-        let now = configuration.now()
-        let current = Int64(now / windowNano)
-        let (expired, finished) = locked { state -> ([Int64], [Int64]) in
-            let oldest = configuration.retainedWindows.map { current - Int64($0) + 1 } ?? .min
-            state.oldestIndex = oldest
-            let margin = Int64((latenessNano ?? 0) / windowNano) + 1
-            return (
-                state.planes.keys.filter { $0 < oldest },
-                state.planes.values.filter { !$0.isSealed && $0.index < current - margin }.map(\.index)
-            )
-        }
-        for index in expired {
-            let removed = locked { state -> Plane? in
-                if state.current?.index == index { state.current = nil }
-                return state.planes.removeValue(forKey: index)
-            }
-            // Freed here, outside the lock.
-            _ = consume removed
-        }
-        for index in finished {
-            locked { state in
-                guard let plane = state.planes[index] else { return }
-                for number in plane.cells.indices { plane.cells[number].seal() }
-                plane.isSealed = true
-                plane.sealedBytes = plane.bytes
-            }
-        }
+    /// Nil when there is none and memory is short.
+    @inline(__always)
+    func cell(
+        _ state: inout HeatmapState, _ plane: OpenPlane, group: Int, stage: Int
+    ) -> UnsafeMutablePointer<OpenCell>? {
+        if let cell = plane.find(group: group, stage: stage) { return cell }
+        return state.isShort ? nil : plane.add(group: group, stage: stage)
     }
 
     // MARK: What is there
 
+    /// Of received spans; `latencies`, `late` and `overflowed` are of everything that was counted.
     public var ledger: HeatmapLedger { locked { $0.ledger } }
 
-    /// Cells in memory: windows × groups × stages that have a latency.
-    public var cellCount: Int { locked { $0.planes.values.reduce(0) { $0 + $1.cells.count } } }
+    /// Of received histograms' points.
+    public var histogramLedger: HeatmapLedger { locked { $0.histograms } }
+
+    /// What has been done to keep within `HeatmapConfiguration.memoryLimitBytes`.
+    public var memory: HeatmapMemory { locked { $0.memory } }
+
+    /// Cells in memory: windows × groups × stages that have a latency, of all views.
+    public var cellCount: Int { slots { $0.cellCount } }
 
     /// Memory that the cells take, in bytes, without the allocator's own.
-    public var cellBytes: Int {
-        locked { $0.planes.values.reduce(0) { $0 + ($1.isSealed ? $1.sealedBytes : $1.bytes) } }
+    public var cellBytes: Int { slots { $0.byteCount } }
+
+    private func slots(_ figure: (WindowSlot) -> Int) -> Int {
+        locked { $0.views.reduce(0) { $1.slots.values.reduce($0) { $0 + figure($1) } } }
     }
 
-    /// Groups that have been seen, without `(other)`.
-    public var groupCount: Int { locked { $0.groups.names.count - 1 } }
+    /// Groups that have been seen in the first view, without `(other)`.
+    public var groupCount: Int { locked { $0.views[0].groups.names.count - 1 } }
 
     /// The grid that the query asks for. Copies what it needs, one window at a time, and merges outside the lock.
     public func snapshot(query: HeatmapQuery) throws(HeatmapError) -> HeatmapGrid {

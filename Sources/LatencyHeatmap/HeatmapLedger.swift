@@ -1,4 +1,4 @@
-/// Where every span that was received has gone: received = counted + discarded, by reason.
+/// Where every span, or every histogram's point, that was received has gone: received = counted + discarded, by reason.
 public struct HeatmapLedger: Sendable, Equatable, CustomStringConvertible {
     public enum DiscardReason: String, Sendable, CaseIterable {
         /// This process's own span, sent back by a collector.
@@ -15,6 +15,16 @@ public struct HeatmapLedger: Sendable, Equatable, CustomStringConvertible {
         case expired
         /// `isotherm.latency_sketch` is not a sketch.
         case badSketch = "bad_sketch"
+        /// In a request that is byte for byte the same as one that came before.
+        case duplicate
+        /// There was no memory for a new cell.
+        case memory
+        /// A metric's point that cannot be merged exactly: a histogram of explicit buckets.
+        case explicitBuckets = "explicit_buckets"
+        /// A metric's point that counts from the start of the process; the exporter is to send differences (delta).
+        case cumulative
+        /// A metric in another unit than s, ms, us or ns, or a malformed histogram.
+        case badHistogram = "bad_histogram"
     }
 
     public internal(set) var received: UInt64 = 0
@@ -26,6 +36,11 @@ public struct HeatmapLedger: Sendable, Equatable, CustomStringConvertible {
     public internal(set) var late: UInt64 = 0
     /// Latencies in the row `(other)`, because there were too many groups.
     public internal(set) var overflowed: UInt64 = 0
+
+    mutating func discard(_ reason: DiscardReason, _ count: UInt64 = 1) { discarded[reason, default: 0] += count }
+
+    /// Values below zero in histograms that were counted without them.
+    public internal(set) var negative: UInt64 = 0
 
     public var isBalanced: Bool { received == counted + discarded.values.reduce(0, +) }
 

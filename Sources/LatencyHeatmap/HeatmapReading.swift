@@ -36,46 +36,42 @@ public struct HeatmapWindow: Sendable, Equatable {
 }
 
 extension HeatmapEngine {
-    /// What latencies are grouped by; the first is made from `HeatmapConfiguration.groupBy`.
-    public var views: [HeatmapView] { [HeatmapView(firstOf: configuration.groupBy)] }
-
     /// The windows of a view that have cells, ascending. Cheap: to choose a range before it is read.
     public func windows(view: Int = 0) -> [HeatmapWindow] {
-        let seconds = Int64(windowNano / 1_000_000_000)
-        return locked { state in
-            state.planes.keys.sorted().map { HeatmapWindow(start: $0 * seconds, end: ($0 + 1) * seconds) }
-        }
+        locked { state in
+            state.views[view].slots.values.map { HeatmapWindow(start: $0.start, end: $0.end) }
+        }.sorted { $0.start < $1.start }
     }
 
-    /// The windows of a view that begin before `until` and end after `from`, in seconds since 1970. Takes the lock for a
-    /// short time for each window that is still being written, and none of the caller's time for the others.
-    func read(view: Int = 0, from: Int64 = .min, until: Int64 = .max) -> HeatmapReading {
-        let seconds = Int64(windowNano / 1_000_000_000)
-        let names = locked { ($0.groups.names, $0.stages.names, $0.latestUnixNano, $0.ledger.overflowed) }
-        var planes: [PackedPlane] = []
-        for window in windows(view: view) where window.end > from && window.start < until {
-            let plane = locked { state -> PackedPlane? in
-                guard let plane = state.planes[window.start / seconds] else { return nil }
-                return plane.packed(start: window.start, end: window.end)
+    /// The windows of a view that begin before `until` and end after `from`, in seconds since 1970.
+    ///
+    /// Takes the lock for a short time for each window that is still being written, and only looks up the others.
+    ///
+    /// - Parameter stages: what is needed of the windows that are still being written; bit s for stage s. Those that are
+    ///   packed come as they are.
+    func read(view: Int = 0, from: Int64 = .min, until: Int64 = .max, stages: UInt64 = .max) -> HeatmapReading {
+        let (slots, latest) = locked { state in
+            (
+                state.views[view].slots.values.filter { $0.end > from && $0.start < until }
+                    .sorted { $0.start < $1.start },
+                state.latestUnixNano
+            )
+        }
+        let planes = slots.compactMap { slot -> PackedPlane? in
+            let parts = locked { _ in
+                [slot.packed, slot.closing?.packed(stages: stages), slot.open?.packed(stages: stages)]
+                    .compactMap { $0 }
             }
-            if let plane { planes.append(plane) }
+            return parts.count < 2
+                ? parts.first
+                : PlaneMerge.merge(parts, start: slot.start, end: slot.end, thresholds: thresholds)
         }
-        let later = locked { ($0.groups.names, $0.stages.names) }
-        return HeatmapReading(
-            view: views[view], windows: planes, groupNames: later.0, stageNames: later.1,
-            nowUnixNano: configuration.lateness == nil ? names.2 : configuration.now(), overflowed: names.3)
-    }
-}
-
-extension Plane {
-    func packed(start: Int64, end: Int64) -> PackedPlane {
-        var writer = PlaneWriter(thresholds: [])
-        let keys = keys.enumerated().map { (key: UInt64($1.group) << 6 | UInt64($1.stage), cell: $0) }
-        for (key, number) in keys.sorted(by: { $0.key < $1.key }) {
-            var cell = cells[number]
-            cell.open()
-            writer.append(key, cell.sum)
+        return locked { state in
+            HeatmapReading(
+                view: views[view], windows: planes.filter { $0.cellCount > 0 },
+                groupNames: state.views[view].groups.names, stageNames: state.stages.names,
+                nowUnixNano: configuration.lateness == nil ? latest : configuration.now(),
+                overflowed: state.views[view].overflowed)
         }
-        return writer.seal(start: start, end: end)
     }
 }

@@ -33,6 +33,14 @@ public struct HeatmapView: Sendable, Hashable, CustomStringConvertible {
     /// `device.group`, `tenant.id+device.group`, or `device.group|service.name` for the first of two.
     public var description: String { attributes.joined(separator: takesFirst ? "|" : "+") }
 
+    /// What `values(ofGroup:)` takes apart.
+    static func name(ofValues values: [String]) -> String {
+        guard values.count > 1 else { return values.first ?? "" }
+        let separator = String(UnicodeScalar(separator))
+        return values.map { $0.split(separator: separator, omittingEmptySubsequences: false).joined(separator: " ") }
+            .joined(separator: separator)
+    }
+
     /// A group's values, one for each attribute; a single one if only the first that is there counts. `(other)` stands for
     /// all of them.
     public func values(ofGroup name: String) -> [String] {

@@ -1,80 +1,189 @@
 /// Names that get small numbers in the order in which they appear, up to a limit; the rest share number 0.
 ///
-/// An open-addressing table over the names' bytes: a name that is known is found without building a `String`.
-struct NameTable {
+/// An open-addressing table over the names' bytes: a name that is known is found without building a `String`. Guarded by
+/// the engine's lock.
+final class NameTable {
     /// What number 0 is called.
     static let overflowName = "(other)"
 
     private(set) var names: [String] = [NameTable.overflowName]
-    private var bytes: [[UInt8]] = [[]]
-    /// Power of two; 0 is free, otherwise number.
-    private var slots: [UInt32]
-    private var hashes: [UInt32] = [0]
-    private let limit: Int
-    /// Look-ups of names that found no room.
-    private(set) var overflowCount: UInt64 = 0
+    private(set) var limit: Int
+    /// Power of two; 0 is free, otherwise hash in the upper and number in the lower half.
+    private var slots: UnsafeMutablePointer<UInt64>
+    private var slotCount = 64
+    /// Where each name's bytes begin in `bytes`, and after the last one where they end.
+    private var offsets: UnsafeMutablePointer<UInt32>
+    private var offsetCapacity = 64
+    private var bytes: UnsafeMutablePointer<UInt8>
+    private var byteCapacity = 1_024
+    private var byteCount = 0
+    private var count = 1
+    /// Different in every process, so that nobody can prepare names that collide.
+    private let seed: UInt64
 
     init(limit: Int) {
         self.limit = limit
-        slots = [UInt32](repeating: 0, count: 64)
+        seed = UInt64.random(in: 0 ... .max)
+        slots = .allocate(capacity: slotCount)
+        slots.initialize(repeating: 0, count: slotCount)
+        offsets = .allocate(capacity: offsetCapacity)
+        offsets.initialize(repeating: 0, count: offsetCapacity)
+        bytes = .allocate(capacity: byteCapacity)
     }
 
-    mutating func number(_ name: String) -> Int {
+    deinit {
+        slots.deallocate()
+        offsets.deallocate()
+        bytes.deallocate()
+    }
+
+    func number(_ name: String) -> Int {
         var name = name
         return name.withUTF8 { number(UnsafeRawBufferPointer($0)) }
     }
 
-    mutating func number(_ name: UnsafeRawBufferPointer) -> Int {
-        let hash = Self.hash(name)
-        var at = Int(hash) & (slots.count - 1)
+    func number(_ name: UnsafeRawBufferPointer) -> Int {
+        let hash = hash(name)
+        return find(name, hash) ?? add(name, hash)
+    }
+
+    /// Nil when the name is not known.
+    func find(_ name: String) -> Int? {
+        if name == Self.overflowName { return 0 }
+        var name = name
+        return name.withUTF8 {
+            let name = UnsafeRawBufferPointer($0)
+            return find(name, hash(name))
+        }
+    }
+
+    @inline(__always)
+    func find(_ name: UnsafeRawBufferPointer, _ hash: UInt32) -> Int? {
+        var at = Int(hash) & (slotCount &- 1)
         while slots[at] != 0 {
-            let number = Int(slots[at])
-            if hashes[number] == hash, bytes[number].elementsEqual(name) { return number }
-            at = (at + 1) & (slots.count - 1)
+            let slot = slots[at]
+            if UInt32(truncatingIfNeeded: slot >> 32) == hash {
+                let number = Int(slot & 0xFFFF_FFFF)
+                let start = Int(offsets[number])
+                if Int(offsets[number &+ 1]) &- start == name.count, isEqual(name, start) { return number }
+            }
+            at = (at &+ 1) & (slotCount &- 1)
         }
-        guard names.count <= limit else {
-            overflowCount += 1
-            return 0
+        return nil
+    }
+
+    /// Reads what `find` will read first, for its memory's sake.
+    @inline(__always)
+    func touchSlot(_ hash: UInt32) -> UInt32 {
+        UInt32(truncatingIfNeeded: slots[Int(hash) & (slotCount &- 1)])
+    }
+
+    /// Then what it will compare the name with, most likely.
+    @inline(__always)
+    func touchName(_ hash: UInt32) -> UInt32 {
+        let number = Int(slots[Int(hash) & (slotCount &- 1)] & 0xFFFF_FFFF)
+        return number > 0 ? UInt32(bytes[Int(offsets[number])]) : 0
+    }
+
+    @inline(__always)
+    private func isEqual(_ name: UnsafeRawBufferPointer, _ start: Int) -> Bool {
+        guard let a = name.baseAddress else { return true }
+        let b = UnsafeRawPointer(bytes + start)
+        var at = 0
+        while at &+ 8 <= name.count {
+            guard
+                a.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+                    == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+            else { return false }
+            at &+= 8
         }
-        let number = names.count
-        names.append(String(decoding: name, as: UTF8.self))
-        bytes.append(Array(name))
-        hashes.append(hash)
-        slots[at] = UInt32(number)
-        if names.count * 2 > slots.count { grow() }
+        while at < name.count {
+            guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else {
+                return false
+            }
+            at &+= 1
+        }
+        return true
+    }
+
+    /// A name that is not known yet.
+    @inline(never)
+    func add(_ name: UnsafeRawBufferPointer, _ hash: UInt32) -> Int {
+        let text = String(decoding: name, as: UTF8.self)
+        // What is no UTF-8 is known by what it is repaired to.
+        if !text.utf8.elementsEqual(name) { return number(text) }
+        guard count <= limit, byteCount + name.count <= Int(UInt32.max) else { return 0 }
+        if count + 2 > offsetCapacity {
+            offsets = Self.grow(offsets, count: count + 1, capacity: &offsetCapacity, atLeast: count + 2)
+        }
+        if byteCount + name.count > byteCapacity {
+            bytes = Self.grow(bytes, count: byteCount, capacity: &byteCapacity, atLeast: byteCount + name.count)
+        }
+        if let start = name.baseAddress {
+            UnsafeMutableRawPointer(bytes + byteCount).copyMemory(from: start, byteCount: name.count)
+        }
+        let number = count
+        offsets[number] = UInt32(byteCount)
+        byteCount += name.count
+        offsets[number + 1] = UInt32(byteCount)
+        names.append(text)
+        count += 1
+        if count * 2 > slotCount { growSlots() }
+        insert(UInt64(hash) << 32 | UInt64(number))
         return number
     }
 
-    func find(_ name: String) -> Int? {
-        name == Self.overflowName ? 0 : names.indices.dropFirst().first { names[$0] == name }
+    /// A name that had a number before; false if it cannot have it now.
+    func restore(_ name: UnsafeRawBufferPointer, number: Int) -> Bool {
+        if number < count { return names[number].utf8.elementsEqual(name) }
+        limit = Swift.max(limit, number)
+        return number == count && add(name, hash(name)) == number
     }
 
-    private mutating func grow() {
-        slots = [UInt32](repeating: 0, count: slots.count * 2)
-        for number in 1..<names.count {
-            var at = Int(hashes[number]) & (slots.count - 1)
-            while slots[at] != 0 { at = (at + 1) & (slots.count - 1) }
-            slots[at] = UInt32(number)
-        }
+    private func insert(_ slot: UInt64) {
+        var at = Int(slot >> 32) & (slotCount - 1)
+        while slots[at] != 0 { at = (at + 1) & (slotCount - 1) }
+        slots[at] = slot
     }
 
-    /// Eight bytes at a time, multiplied and folded. The table has a limit, so a sender who forces collisions slows down
-    /// his own requests at most to a walk over `limit` entries.
-    private static func hash(_ name: UnsafeRawBufferPointer) -> UInt32 {
-        var hash: UInt64 = 0x9E37_79B9_7F4A_7C15 ^ UInt64(name.count)
+    private func growSlots() {
+        let (old, oldCount) = (slots, slotCount)
+        slotCount *= 2
+        slots = .allocate(capacity: slotCount)
+        slots.initialize(repeating: 0, count: slotCount)
+        for at in 0..<oldCount where old[at] != 0 { insert(old[at]) }
+        old.deallocate()
+    }
+
+    private static func grow<T: BitwiseCopyable>(
+        _ storage: UnsafeMutablePointer<T>, count: Int, capacity: inout Int, atLeast: Int
+    ) -> UnsafeMutablePointer<T> {
+        capacity = Swift.max(capacity * 2, atLeast)
+        let larger = UnsafeMutablePointer<T>.allocate(capacity: capacity)
+        larger.update(from: storage, count: count)
+        storage.deallocate()
+        return larger
+    }
+
+    /// Eight bytes at a time, multiplied and folded.
+    @inline(__always)
+    func hash(_ name: UnsafeRawBufferPointer) -> UInt32 {
+        var hash: UInt64 = seed ^ UInt64(truncatingIfNeeded: name.count)
+        guard let start = name.baseAddress else { return UInt32(truncatingIfNeeded: hash) }
         var at = 0
-        while at + 8 <= name.count {
-            hash = fold(hash ^ name.loadUnaligned(fromByteOffset: at, as: UInt64.self))
-            at += 8
+        while at &+ 8 <= name.count {
+            hash = Self.fold(hash ^ start.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+            at &+= 8
         }
         var tail: UInt64 = 0
         while at < name.count {
-            tail = tail << 8 | UInt64(name[at])
-            at += 1
+            tail = tail << 8 | UInt64(start.load(fromByteOffset: at, as: UInt8.self))
+            at &+= 1
         }
-        return UInt32(truncatingIfNeeded: fold(hash ^ tail) >> 16)
+        return UInt32(truncatingIfNeeded: Self.fold(hash ^ tail) >> 16)
     }
 
+    @inline(__always)
     private static func fold(_ value: UInt64) -> UInt64 {
         let product = value.multipliedFullWidth(by: 0xBF58_476D_1CE4_E5B9)
         return product.high ^ product.low

@@ -62,6 +62,16 @@ struct PackedCells {
         return PackedCell(key: key, start: start, thresholds: thresholds)
     }
 
+    /// The next cell's key and bytes, as `PlaneWriter.copy` takes them.
+    mutating func nextRaw() -> (key: UInt64, bytes: UnsafeBufferPointer<UInt8>)? {
+        guard at < end else { return nil }
+        key &+= PackedCell.varint(&at)
+        let length = Int(PackedCell.varint(&at))
+        let start = at
+        at += length
+        return (key, UnsafeBufferPointer(start: start, count: length))
+    }
+
     /// The next cell of one of these stages; bit s for stage s.
     @inline(__always)
     mutating func next(stages: UInt64) -> PackedCell? {

@@ -99,7 +99,7 @@ struct PlaneWriter: ~Copyable {
     }
 
     /// A cell as it stands in another plane with the same thresholds.
-    mutating func copy(_ cell: PackedCell, key: UInt64, bytes: UnsafeBufferPointer<UInt8>) {
+    mutating func copy(key: UInt64, bytes: UnsafeBufferPointer<UInt8>) {
         reserve(30 + bytes.count)
         put(key - previous)
         previous = key

@@ -38,7 +38,9 @@ public struct Sketch: Sendable, Equatable {
     }
 
     static func relativeError(shift: Int, isApproximate: Bool) -> Double {
-        BucketScale.relativeError(shift: shift) * (isApproximate ? 2 : 1)
+        // A value may be off by as much in its own bucket, and that bucket's middle again in this one.
+        let error = BucketScale.relativeError(shift: shift)
+        return isApproximate ? Swift.min(1, error * (2 + error)) : error
     }
 
     // MARK: Adding

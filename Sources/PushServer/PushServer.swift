@@ -58,6 +58,12 @@ public final class PushServer: Service {
         }
         let metrics = PipelineMetrics(registry: registry)
         let store = try EmbeddedEventStore(configuration: configuration.store)
+        // In the log's directory, which was made and locked a line above.
+        if configuration.persistsHeatmap {
+            do { try heatmap.persist(in: configuration.store.directory + "/heatmap") } catch {
+                throw ConfigurationError(cause: error.cause)
+            }
+        }
         let directory = try TenantDirectory(configuration: configuration.gateway, nowUnixNano: Clock.now().unixNano)
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoopThreads)
         let diskThreads = NIOThreadPool(numberOfThreads: 2)
@@ -117,8 +123,19 @@ public final class PushServer: Service {
         let connections = ordinary.stream
         let heatmap = heatmap
         let diskThreads = diskThreads
-        let upkeep = listener.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
-            diskThreads.submit { _ in heatmap.maintain() }
+        // Half a second, so that with the time a save takes no more than a second's counts are at stake.
+        let beats = Mutex(0)
+        let upkeep = listener.eventLoop.scheduleRepeatedTask(
+            initialDelay: .milliseconds(500), delay: .milliseconds(500)
+        ) { _ in
+            diskThreads.submit { _ in
+                heatmap.save()
+                let isSecond = beats.withLock { beats in
+                    beats += 1
+                    return beats % 2 == 0
+                }
+                if isSecond { heatmap.maintain() }
+            }
         }
         await withGracefulShutdownHandler {
             await withDiscardingTaskGroup { group in
@@ -206,8 +223,10 @@ public final class PushServer: Service {
     private func close() async {
         let store = store
         let telemetry = telemetry
+        let heatmap = heatmap
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             diskThreads.submit { _ in
+                heatmap.save()
                 store.close()
                 telemetry.shutdown(deadline: .seconds(5))
                 continuation.resume()

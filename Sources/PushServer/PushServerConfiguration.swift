@@ -21,6 +21,11 @@ public struct PushServerConfiguration: Sendable {
     /// Most bytes of an OTLP request, before and after decompression. Default 4 MiB and 32 MiB.
     public var maxOTLPBytes = 4 * 1024 * 1024
     public var maxOTLPDecompressedBytes = 32 * 1024 * 1024
+    /// Most OTLP requests, and bytes of them, that are read at once; others are told to come back. Default 64 and 64 MiB.
+    public var maxOTLPRequests = 64
+    public var maxOTLPPendingBytes = 64 * 1024 * 1024
+    /// Whether the heatmap's cells are kept in the data directory, so that they survive a restart. Default true.
+    public var persistsHeatmap = true
     /// Origins that a browser may listen from, `*` for any. Default none.
     public var allowedOrigins: [String] = []
 
@@ -52,6 +57,7 @@ public struct PushServerConfiguration: Sendable {
             "listen: \(host) is not a loopback address, and no tenant is configured, so anybody could publish and "
                 + "listen; configure a tenant with a token, or set gateway.allow_anonymous")
         try check(maxHeadBytes >= 1_024, "max_head_bytes: \(maxHeadBytes) is not at least 1024")
+        try check(maxOTLPRequests > 0, "otlp.max_requests: \(maxOTLPRequests) is not at least 1")
         try check(gateway.maxEventBytes > 0, "max_event_bytes: \(gateway.maxEventBytes) is not at least 1")
         try check(
             delivery.maxQueuedBytes >= 16 * 1024,

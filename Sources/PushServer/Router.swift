@@ -32,7 +32,12 @@ struct OrdinaryRoutes {
         }
         router.post("/v1/receipts") { request, _ in try await ReceiptRoute(core: core).respond(to: request) }
 
-        router.post("/v1/traces") { request, _ in try await OTLPRoute(core: core).respond(to: request) }
+        router.post("/v1/traces") { request, _ in
+            try await OTLPRoute(core: core, signal: .traces).respond(to: request)
+        }
+        router.post("/v1/metrics") { request, _ in
+            try await OTLPRoute(core: core, signal: .metrics).respond(to: request)
+        }
         router.get("/metrics") { request, _ in
             let format = MetricFormat.negotiate(accept: request.headers[.accept])
             return Response(
@@ -83,6 +88,7 @@ struct OrdinaryRoutes {
         GET  /heatmap              P95 latency per device group: .txt .csv .json .html
         GET  /metrics              Prometheus text or OpenMetrics
         POST /v1/traces            OTLP/HTTP spans, protobuf or JSON
+        POST /v1/metrics           OTLP/HTTP exponential histograms of latencies
         GET  /livez /readyz        probes
 
         """
@@ -188,6 +194,7 @@ struct ProblemMiddleware: RouterMiddleware {
         return switch path {
         case "/v1/receipts": .receipts
         case "/v1/traces": .traces
+        case "/v1/metrics": .otlpMetrics
         case "/metrics": .metrics
         case "/livez", "/readyz": .probe
         default: .other

@@ -14,6 +14,7 @@ final class ServerCore: Sendable {
     let heatmap: HeatmapEngine
     let metrics: PipelineMetrics
     let telemetry: TelemetrySDK
+    let otlpAdmission: OTLPAdmission
     private let store: EmbeddedEventStore
     let dates = DateCache()
     /// The lines that every stream opens with.
@@ -32,6 +33,8 @@ final class ServerCore: Sendable {
         self.metrics = metrics
         self.telemetry = telemetry
         self.store = store
+        otlpAdmission = OTLPAdmission(
+            maxRequests: configuration.maxOTLPRequests, maxBytes: configuration.maxOTLPPendingBytes)
         let retry = configuration.delivery.retry.components
         opening = EventFrame.opening(
             retryMilliseconds: retry.seconds * 1_000 + retry.attoseconds / 1_000_000_000_000_000)
@@ -51,7 +54,10 @@ final class ServerCore: Sendable {
 
     /// What the server depends on, and whether it does without at the moment.
     var dependencies: [(name: String, isDegraded: Bool)] {
-        [("log", store.statistics.failure != nil), ("exporter", telemetry.isExporterFailing)]
+        [
+            ("log", store.statistics.failure != nil), ("exporter", telemetry.isExporterFailing),
+            ("heatmap_files", heatmap.persistence?.isFailing ?? false),
+        ]
     }
 
     func count(_ route: Route, status: Int) { metrics.request(route: route.rawValue, status: status) }

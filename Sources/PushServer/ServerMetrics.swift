@@ -15,6 +15,19 @@ enum ServerMetrics {
             help: "Memory of the heatmap's cells, without the allocator's own."
         ) { $0.emit(core.heatmap.cellBytes) }
         registry.observe(
+            "isotherm_heatmap_memory_windows_total", type: .counter, labels: ["saving"],
+            help: "Windows that lost their exemplars, resolution, or all, to keep within heatmap.memory_limit."
+        ) { emitter in
+            let memory = core.heatmap.memory
+            emitter.emit(memory.strippedWindows, "exemplars")
+            emitter.emit(memory.coarsenedWindows, "resolution")
+            emitter.emit(memory.droppedWindows, "dropped")
+        }
+        registry.observe(
+            "isotherm_heatmap_save_failures_total", type: .counter,
+            help: "Writes of the heatmap's cells that failed; what they held is written again."
+        ) { $0.emit(core.heatmap.persistence?.failures ?? 0) }
+        registry.observe(
             "isotherm_heatmap_groups", type: .gauge, help: "Groups that have a row of their own."
         ) { $0.emit(core.heatmap.groupCount) }
         registry.observe(
@@ -65,14 +78,11 @@ enum ServerMetrics {
         registry.observe(
             "isotherm_otlp_received_spans_total", type: .counter, labels: ["outcome"],
             help: "The heatmap's ledger: received = counted + discarded_*."
-        ) { emitter in
-            let ledger = core.heatmap.ledger
-            emitter.emit(ledger.received, "received")
-            emitter.emit(ledger.counted, "counted")
-            for reason in HeatmapLedger.DiscardReason.allCases {
-                emitter.emit(ledger.discarded[reason] ?? 0, "discarded_\(reason.rawValue)")
-            }
-        }
+        ) { emit(core.heatmap.ledger, &$0) }
+        registry.observe(
+            "isotherm_otlp_received_histograms_total", type: .counter, labels: ["outcome"],
+            help: "The same of the points of received histograms."
+        ) { emit(core.heatmap.histogramLedger, &$0) }
         registry.observe(
             "isotherm_heatmap_latencies_total", type: .counter, labels: ["kind"],
             help: "Latencies in cells; late ones came after their window was over, overflowed ones share a row."
@@ -81,6 +91,14 @@ enum ServerMetrics {
             emitter.emit(ledger.latencies, "all")
             emitter.emit(ledger.late, "late")
             emitter.emit(ledger.overflowed, "overflowed")
+        }
+    }
+
+    private static func emit(_ ledger: HeatmapLedger, _ emitter: inout MetricEmitter) {
+        emitter.emit(ledger.received, "received")
+        emitter.emit(ledger.counted, "counted")
+        for reason in HeatmapLedger.DiscardReason.allCases {
+            emitter.emit(ledger.discarded[reason] ?? 0, "discarded_\(reason.rawValue)")
         }
     }
 }

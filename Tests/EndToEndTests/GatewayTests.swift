@@ -62,7 +62,7 @@ struct GatewayTests {
             400)
         _ = try problem(
             HTTP.request(
-                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "zstd")], body: truncated),
+                "POST", "/v1/traces", port: port, fields: protobuf + [("Content-Encoding", "br")], body: truncated),
             415)
         _ = try problem(HTTP.post("/v1/receipts", "{}", port: port), 400)
 

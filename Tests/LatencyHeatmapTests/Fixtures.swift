@@ -22,7 +22,7 @@ let monday: UInt64 = 1_795_420_800
 let second: UInt64 = 1_000_000_000
 let millisecond: UInt64 = 1_000_000
 
-/// An engine whose clock is `clock`, or one for files when there is none.
+/// An engine of a single tier whose clock is `clock`, or one for files when there is none.
 func makeEngine(
     clock: TestClock? = nil, _ change: (inout HeatmapConfiguration) -> Void = { _ in }
 ) throws -> HeatmapEngine {
@@ -30,6 +30,7 @@ func makeEngine(
     if let clock {
         configuration = HeatmapConfiguration()
         configuration.now = { clock.nanoseconds }
+        configuration.tiers = []
     }
     change(&configuration)
     return try HeatmapEngine(configuration: configuration)

@@ -84,6 +84,56 @@ struct OTLPFileTests {
         }
     }
 
+    /// The same file in pieces of such a length.
+    private func count(_ bytes: [UInt8], pieces: Int) throws -> UInt64 {
+        let engine = try makeEngine { $0.duplicateWindow = .zero }
+        var stream = OTLPMessageStream()
+        func ingest(_ isJSON: Bool, _ message: UnsafeRawBufferPointer) throws {
+            if isJSON { try engine.ingest(json: message) } else { try engine.ingest(protobuf: message) }
+        }
+        for start in stride(from: 0, to: bytes.count, by: pieces) {
+            try stream.append(Array(bytes[start..<min(start + pieces, bytes.count)]), ingest)
+        }
+        try stream.finish(ingest)
+        return engine.ledger.counted
+    }
+
+    @Test("every layout is read in pieces too", arguments: [7, 64, 1_000, 1 << 20])
+    func pieces(length: Int) throws {
+        let files = try JSONDecoder().decode([[String]].self, from: Peers.python(Self.program).standardOutput)
+        for file in files {
+            let bytes = Array(try #require(Data(base64Encoded: file[1])))
+            // What a file is shows only when a message or two are there.
+            if length < 1_000, bytes.starts(with: [0x0A]) { continue }
+            #expect(throws: Never.self, "\(file[0])") {
+                let counted = try count(bytes, pieces: length)
+                #expect(counted == UInt64(file[2]), "\(file[0])")
+            }
+        }
+    }
+
+    @Test("a message that is too long, or cut off, is refused before it is held")
+    func tooLong() throws {
+        var stream = OTLPMessageStream()
+        var given = 0
+        let tooLong = #expect(throws: OTLPDecodingError.self) {
+            try stream.append([0, 0, 0, 2, 0x0A, 0, 0x04, 0, 0, 1]) { _, message in given += message.count }
+        }
+        #expect(tooLong?.code == .tooLarge)
+        #expect(given == 2)
+        var cut = OTLPMessageStream()
+        try cut.append([0, 0, 0, 9, 0x0A, 1]) { _, _ in }
+        let error = #expect(throws: OTLPDecodingError.self) { try cut.finish { _, _ in } }
+        #expect(error?.code == .truncated)
+        var endless = OTLPMessageStream()
+        let piece = Array(repeating: UInt8(ascii: " "), count: 1 << 20)
+        let refusal = #expect(throws: OTLPDecodingError.self) {
+            try endless.append(Array("{\"a\":\"".utf8)) { _, _ in }
+            for _ in 0..<65 { try endless.append(piece) { _, _ in } }
+        }
+        #expect(refusal?.code == .tooLarge)
+    }
+
     @Test("a file with nothing in it has no messages", arguments: ["", "\n", " \n\t\r\n", "\n\n\n"])
     func empty(text: String) throws {
         #expect(try messages(Array(text.utf8)) == [])

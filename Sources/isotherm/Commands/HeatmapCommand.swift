@@ -184,7 +184,7 @@ struct HeatmapCommand: AsyncParsableCommand {
             configuration.window = window
         }
         let engine = try HeatmapEngine(configuration: configuration)
-        for source in sources { try read(source, into: engine) }
+        try HeatmapFileReader(engine: engine).read(sources)
         let ledger = engine.ledger
         if ledger.counted < ledger.received || ledger.received == 0 { Terminal.note("\(ledger)") }
         let grid = try engine.snapshot(query: query)
@@ -193,38 +193,6 @@ struct HeatmapCommand: AsyncParsableCommand {
         case .csv: return HeatmapCSV.render(grid)
         case .html: return HeatmapHTML.render(grid)
         case .json: return HeatmapJSON.render(grid)
-        }
-    }
-
-    private static let maxFileBytes = 2 << 30
-
-    private func read(_ source: String, into engine: HeatmapEngine) throws {
-        var bytes: [UInt8]
-        if source == "-" {
-            bytes = Array(FileHandle.standardInput.readDataToEndOfFile())
-        } else {
-            guard let data = FileManager.default.contents(atPath: source) else {
-                throw SettingError("\(source) cannot be read; give a server's URL, OTLP files, or -")
-            }
-            bytes = Array(data)
-        }
-        if Gzip.isGzip(bytes) {
-            do { bytes = try Gzip.decompress(bytes, limit: Self.maxFileBytes) } catch {
-                throw SettingError("\(source): the gzip data cannot be read: \(error)")
-            }
-        }
-        do {
-            try bytes.withUnsafeBytes { bytes in
-                for message in try OTLPFile(bytes).messages {
-                    switch message {
-                    case .json(let range): try engine.ingest(json: UnsafeRawBufferPointer(rebasing: bytes[range]))
-                    case .protobuf(let range):
-                        try engine.ingest(protobuf: UnsafeRawBufferPointer(rebasing: bytes[range]))
-                    }
-                }
-            }
-        } catch {
-            throw SettingError("\(source) is not OTLP (JSON lines or protobuf): \(error)")
         }
     }
 }

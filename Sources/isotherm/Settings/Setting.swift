@@ -86,9 +86,38 @@ struct Setting {
             .integer("heatmap.max_groups", \.heatmap.maxGroups, "rows; the rest share (other)"),
             .list(
                 "heatmap.group_by", \.heatmap.groupBy, "attributes that name a received span's group; the first wins"),
+            Setting("heatmap.views", "further groupings, such as service.name, tenant.id+device.group") {
+                configuration, text throws(SettingError) in
+                configuration.heatmap.views = try Self.views(text)
+            } show: {
+                $0.heatmap.views.map(\.description).joined(separator: ",")
+            },
+            .bytes("heatmap.memory_limit", \.heatmap.memoryLimitBytes, "most memory for cells"),
+            .bool("heatmap.persist", \.persistsHeatmap, "cells are kept in the data directory"),
+            Setting("heatmap.time_zone", "where windows of a day begin") { configuration, text throws(SettingError) in
+                configuration.heatmap.timeZone = text
+            } show: {
+                $0.heatmap.timeZone
+            },
+            .duration("heatmap.duplicate_window", \.heatmap.duplicateWindow, "a repeated request is discarded"),
             .bytes("otlp.max_bytes", \.maxOTLPBytes, "largest body of POST /v1/traces"),
-            .bytes("otlp.max_decompressed_bytes", \.maxOTLPDecompressedBytes, "the same after gzip is undone"),
+            .bytes("otlp.max_decompressed_bytes", \.maxOTLPDecompressedBytes, "the same after decompression"),
+            .integer("otlp.max_requests", \.maxOTLPRequests, "requests that are read at once; others get 429"),
+            .bytes("otlp.max_pending_bytes", \.maxOTLPPendingBytes, "bytes of these"),
         ]
+    }
+
+    private static func views(_ text: String) throws(SettingError) -> [HeatmapView] {
+        var views: [HeatmapView] = []
+        for part in text.split(separator: ",") {
+            let name = part.filter { $0 != " " }
+            guard let view = HeatmapView(parsing: name) else {
+                throw SettingError(
+                    "heatmap.views: \"\(name)\" is neither an attribute nor a pair such as tenant.id+device.group")
+            }
+            views.append(view)
+        }
+        return views
     }
 
     /// Of one tenant; the key is `tenants.NAME.` and this.
