@@ -33,7 +33,7 @@ let package = Package(
         .executableTarget(
             name: "HeatmapBench",
             dependencies: [
-                "BenchSupport", .product(name: "LatencyHeatmap", package: "isotherm"),
+                "BenchSupport", "CAllocations", .product(name: "LatencyHeatmap", package: "isotherm"),
                 .product(name: "OTLP", package: "isotherm"), .product(name: "Gzip", package: "isotherm"),
             ],
             swiftSettings: swiftSettings),

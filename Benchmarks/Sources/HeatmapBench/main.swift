@@ -1,13 +1,14 @@
 import BenchSupport
+import CAllocations
 import Glibc
 import Gzip
 import LatencyHeatmap
 import OTLP
 import Synchronization
 
-// Received spans to cells, the sketch, memory, and rendering. Prints figures for `run`.
+// Received spans to cells, the cells, memory, a crash, and rendering. Prints figures for `run`.
 //
-//     HeatmapBench [--repetitions N] [--only ingest|sketch|memory|render]
+//     HeatmapBench [--repetitions N] [--only ingest|cells|memory|render] [--payload FILE]
 
 let repetitions = Int(option("--repetitions") ?? "7") ?? 7
 let only = option("--only")
@@ -68,6 +69,8 @@ func requests(spans count: Int) -> [[UInt8]] {
                 }
             }
         }
+        // A field that nobody knows, so that each pass can send other bytes: the same ones would be a repetition.
+        message.varint(field: 15, 1)
         return message.bytes
     }
 }
@@ -82,7 +85,7 @@ func engine(now: UInt64) throws -> HeatmapEngine {
 /// buckets.
 func measureIngest() throws {
     // Read ten times over: 10 spans of each group in each pass.
-    let plain = requests(spans: 10 * groupCount)
+    var plain = requests(spans: 10 * groupCount)
     let gzipped = plain.map { Gzip.compress($0, level: 6) }
     let passes = 10
     let spans = Double(passes * 10 * groupCount)
@@ -95,13 +98,18 @@ func measureIngest() throws {
         for kind in ["plain", "gzip", "gunzip"] {
             let engine = try engine(now: base + minute)
             let start = BenchClock.thread
-            for _ in 0..<passes {
+            for pass in 0..<passes {
                 switch kind {
                 case "plain":
-                    for request in plain { try engine.ingest(protobuf: request) }
+                    for number in plain.indices {
+                        plain[number][plain[number].count - 1] = UInt8(pass)
+                        try engine.ingest(protobuf: plain[number])
+                    }
                 case "gzip":
                     for request in gzipped {
-                        try engine.ingest(protobuf: Gzip.decompress(request, limit: 64 << 20))
+                        var bytes = try Gzip.decompress(request, limit: 64 << 20)
+                        bytes[bytes.count - 1] = UInt8(pass)
+                        try engine.ingest(protobuf: bytes)
                     }
                 default:
                     for request in gzipped { keep(try Gzip.decompress(request, limit: 64 << 20)) }
@@ -119,28 +127,53 @@ func measureIngest() throws {
             }
         }
     }
+    // Once more into cells that are there, to see what still asks the allocator.
+    let warm = try engine(now: base + minute)
+    for request in plain { try warm.ingest(protobuf: request) }
+    for number in plain.indices { plain[number][plain[number].count - 1] = UInt8(passes) }
+    let before = bench_thread_allocations()
+    for request in plain { try warm.ingest(protobuf: request) }
+    let allocations = Double(bench_thread_allocations() - before) / Double(10 * groupCount)
+    report("ingest.allocations", "", [allocations], "allocations a span; cells of 10 values grow to 20 meanwhile")
+    if let path = option("--payload"), let file = fopen(path, "w") {
+        for request in plain {
+            var length = UInt32(request.count).bigEndian
+            fwrite(&length, 4, 1, file)
+            fwrite(request, 1, request.count, file)
+        }
+        fclose(file)
+    }
     let shape =
         "10,000 groups × 100 spans in one window, shuffled; 8 attributes, \(bytes) bytes a span, "
         + "\(spansPerRequest) spans a request; one thread's CPU"
     report("ingest.plain", "M spans/s", rates["plain"] ?? [], shape)
     let compression = "the same, gzip level 6, ratio \((ratio * 10).rounded() / 10)"
     report("ingest.gzip", "M spans/s", rates["gzip"] ?? [], compression)
-    report("ingest.gunzip", "ns/span", gunzip, "of which zlib alone")
+    report("ingest.gunzip", "ns/span", gunzip, "of which decompressing alone")
 }
 
-// MARK: Sketch
+// MARK: Cells
 
-func measureSketch() {
+func measureCells() throws {
     let values = latencies(65_536, seed: 3)
+    let engine = try engine(now: base + minute)
+    let (stage, group) = (engine.stage("deliver"), engine.group("a"))
     var insert: [Double] = []
     var quantile: [Double] = []
     var merge: [Double] = []
     for _ in 0..<repetitions {
+        values.withUnsafeBufferPointer {
+            engine.recordBatch(stage: stage, group: group, endUnixNano: base, latencies: $0)
+        }
+        var start = BenchClock.thread
+        for _ in 0..<50 {
+            values.withUnsafeBufferPointer {
+                engine.recordBatch(stage: stage, group: group, endUnixNano: base, latencies: $0)
+            }
+        }
+        insert.append(Double(BenchClock.thread - start) / Double(50 * values.count))
         var sketch = Sketch()
         for value in values { sketch.insert(nanoseconds: value) }
-        var start = BenchClock.thread
-        for _ in 0..<50 { for value in values { sketch.insert(nanoseconds: value) } }
-        insert.append(Double(BenchClock.thread - start) / Double(50 * values.count))
         start = BenchClock.thread
         var sum: UInt64 = 0
         for _ in 0..<20_000 {
@@ -156,20 +189,61 @@ func measureSketch() {
         keep(total)
         merge.append(Double(BenchClock.thread - start) / 20_000)
     }
-    report("sketch.insert", "ns", insert, "into one sketch of 512 buckets")
+    report("cell.insert", "ns", insert, "a batch of 65,536 into one open cell of 512 buckets, engine and lock included")
     report("sketch.p95", "ns", quantile, "512 buckets; one insert between two questions")
     report("sketch.merge", "ns", merge, "512 buckets")
+}
+
+// MARK: What a crash costs
+
+/// Counts in a child until it is killed; what the child had counted stands in a pipe, what is recovered in the files.
+func measureCrash(_ directory: String) throws {
+    if option("--crash-child") != nil {
+        let engine = try HeatmapEngine(configuration: HeatmapConfiguration())
+        try engine.persist(in: directory)
+        let (stage, groups) = (engine.stage("deliver"), (0..<1_000).map { engine.group("group-\($0)") })
+        var counted: UInt64 = 0
+        var next = BenchClock.wall
+        while true {
+            for group in groups {
+                engine.record(stage: stage, group: group, endUnixNano: BenchClock.unix, latencyNano: 5_000_000)
+            }
+            counted += UInt64(groups.count)
+            var line = (counted, BenchClock.wall)
+            withUnsafeBytes(of: &line) { _ = write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            // As the server does it, but in this thread.
+            if BenchClock.wall >= next {
+                engine.save()
+                engine.maintain()
+                next = BenchClock.wall + 500_000_000
+            }
+            usleep(1_000)
+        }
+    }
+    let engine = try HeatmapEngine(configuration: HeatmapConfiguration())
+    let start = BenchClock.wall
+    try engine.persist(in: directory)
+    let taken = Double(BenchClock.wall - start) / 1e6
+    var recovered: UInt64 = 0
+    var query = HeatmapQuery()
+    query.stage = "deliver"
+    recovered = try engine.snapshot(query: query).count
+    print("recovered\t\(recovered)\t\(taken)")
 }
 
 // MARK: Memory
 
 let clock = Atomic<UInt64>(base)
 
-/// Fills windows as time goes by, seals them, and looks at what the process holds. In a child each, so that one does
-/// not use another's pages.
+/// Fills windows as time goes by, packs them, and looks at what the process holds. In a child each, so that one does not
+/// use another's pages. With fewer than 1440 windows the figure is extrapolated, and says so.
 func measureMemory(perCell: Int, windows: Int) throws {
     var configuration = HeatmapConfiguration()
     configuration.now = { clock.load(ordering: .relaxed) }
+    configuration.tiers = []
+    // Time goes on until the last window is packed; none is to be forgotten meanwhile.
+    configuration.retainedWindows = windows + 10
+    configuration.memoryLimitBytes = 16 << 30
     let engine = try HeatmapEngine(configuration: configuration)
     let stage = engine.stage("deliver")
     let groups = (0..<groupCount).map { engine.group("group-\(10_000 + $0)") }
@@ -196,9 +270,9 @@ func measureMemory(perCell: Int, windows: Int) throws {
     let cell = Double(after - before) / Double(windows * groupCount)
     report(
         "memory.n\(perCell)", "GB", [cell * Double(groupCount) * 1_440 / 1e9],
-        "EXTRAPOLATED to 1440 windows from \(windows) sealed ones: \(Int(cell)) resident bytes a cell "
-            + "(the engine says \(engine.cellBytes / (windows * groupCount))), \(perCell) latencies with trace ids, "
-            + "over 8 octaves")
+        (windows < 1_440 ? "EXTRAPOLATED to 1440 windows from \(windows): " : "all 1440 windows filled: ")
+            + "\(Int(cell)) resident bytes a cell (the engine says \(engine.cellBytes / (windows * groupCount))), \(perCell) latencies with trace ids, over 8 octaves"
+    )
 }
 
 // MARK: Rendering
@@ -246,8 +320,9 @@ func measureRender() throws {
 }
 
 if only == nil || only == "ingest" { try measureIngest() }
-if only == nil || only == "sketch" { measureSketch() }
+if only == nil || only == "cells" { try measureCells() }
+if let directory = option("--crash") { try measureCrash(directory) }
 if let text = option("--memory-cell"), let count = Int(text) {
-    try measureMemory(perCell: count, windows: count > 200 ? 8 : 24)
+    try measureMemory(perCell: count, windows: Int(option("--windows") ?? "24") ?? 24)
 }
 if only == nil || only == "render" { try measureRender() }
