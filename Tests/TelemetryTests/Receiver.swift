@@ -1,6 +1,6 @@
 import Foundation
 import Glibc
-import Synchronization
+import TestSupport
 
 /// An OTLP/HTTP endpoint on a loopback port that answers by a script and keeps what it was sent.
 ///
@@ -40,7 +40,7 @@ final class Receiver: Sendable {
     let port: Int
     private let listener: Int32
     private let otherwise: Reply
-    private let state: Mutex<State>
+    private let state: Locked<State>
 
     private struct State {
         var script: [Reply]
@@ -55,7 +55,7 @@ final class Receiver: Sendable {
     ///   - otherwise: for the requests after those.
     init(port: Int = 0, replies: [Reply] = [], otherwise: Reply = .ok) throws {
         self.otherwise = otherwise
-        state = Mutex(State(script: replies))
+        state = Locked(State(script: replies))
         listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var yes: Int32 = 1
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))

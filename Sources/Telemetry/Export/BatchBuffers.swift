@@ -1,10 +1,8 @@
-import Synchronization
-
 /// Memory for batches, used again so that a steady stream allocates nothing. Keeps at most `maxKept` buffers.
 enum BatchBuffers {
     static let bufferBytes = 256 * 1024
     private static let maxKept = 8
-    private static let kept = Mutex<[Buffer]>([])
+    private static let kept = Guarded<[Buffer]>([])
 
     private struct Buffer: @unchecked Sendable {  // owned by whoever holds it
         let start: UnsafeMutableRawPointer

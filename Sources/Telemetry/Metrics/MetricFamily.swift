@@ -33,7 +33,7 @@ public final class MetricFamily<Instrument: MetricInstrument>: Sendable {
     private let closed: [Bool]
     private let make: @Sendable () -> Instrument
     private let overflowed = Atomic<UInt64>(0)
-    private let state = Mutex(State())
+    private let state = Guarded(State())
 
     private struct State {
         var series: [[String]: Series] = [:]

@@ -17,7 +17,7 @@ public final class MetricRegistry: Sendable {
 
     public let configuration: MetricsConfiguration
     let discards = DiscardCounter()
-    private let state = Mutex(State())
+    private let state = Guarded(State())
 
     private struct State {
         var sources: [any MetricSource] = []

@@ -1,5 +1,3 @@
-import Synchronization
-
 /// Token buckets, one a key. No more than `maxKeys`: what comes then shares one bucket more.
 final class RateLimited: SamplingPolicy {
     private struct Bucket {
@@ -23,7 +21,7 @@ final class RateLimited: SamplingPolicy {
     private let key: String
     private let maxKeys: Int
     private let nanoseconds: @Sendable () -> UInt64
-    private let state: Mutex<State>
+    private let state: Guarded<State>
     let description: String
 
     init(
@@ -38,7 +36,7 @@ final class RateLimited: SamplingPolicy {
         self.nanoseconds = nanoseconds
         let now = nanoseconds()
         let full = Bucket(tokens: self.burst, atNanoseconds: now)
-        state = Mutex(State(withoutKey: full, overflow: full, sweptAtNanoseconds: now))
+        state = Guarded(State(withoutKey: full, overflow: full, sweptAtNanoseconds: now))
         description =
             "RateLimited{\(sampler),\(self.perSecond)/s,burst:\(self.burst),by:\(key),maxKeys:\(self.maxKeys)}"
     }

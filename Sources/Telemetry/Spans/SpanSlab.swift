@@ -43,6 +43,7 @@ struct SpanSlab {
     static func make(
         slotCount: Int, collector: SpanCollector, limits: SpanLimits, dropReason: SpanLedger.DropReason
     ) -> UnsafeMutablePointer<SpanSlab> {
+        precondition(MemoryLayout<SpanSlot>.size <= SpanSlot.stateOffset)
         var count = 0
         var memory = emptyRing
         if slotCount > 0 {
@@ -99,14 +100,22 @@ struct SpanSlab {
         (slab.pointee.slots + index * SpanSlot.slotBytes).assumingMemoryBound(to: SpanSlot.self)
     }
 
+    /// Where a stored property is, without an access to it or to the rest: several threads may hold this at once.
+    @inlinable @inline(__always)
+    static func place<Value>(
+        of property: WritableKeyPath<SpanSlab, Value>, in slab: UnsafeMutablePointer<SpanSlab>
+    ) -> UnsafeMutablePointer<Value> {
+        slab.pointer(to: property).unsafelyUnwrapped
+    }
+
     /// Stored after the slots before it have been made live.
     @inlinable @inline(__always)
     static func published(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        withUnsafeMutablePointer(to: &slab.pointee.next) { UnsafeAtomic32($0) }
+        UnsafeAtomic32(place(of: \.next, in: slab))
     }
 
     static func ownership(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        withUnsafeMutablePointer(to: &slab.pointee.isOwned) { UnsafeAtomic32($0) }
+        UnsafeAtomic32(place(of: \.isOwned, in: slab))
     }
 
     /// A free slot, made live; nil when there is none, which is counted.
@@ -147,12 +156,12 @@ struct SpanSlab {
     static func bump(
         _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
     ) -> UInt64 {
-        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.bump($0) }
+        UnsafeCounter.bump(place(of: counter, in: slab))
     }
 
     static func read(
         _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
     ) -> UInt64 {
-        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.read($0) }
+        UnsafeCounter.read(place(of: counter, in: slab))
     }
 }

@@ -23,8 +23,6 @@ struct SpanSlot {
     @usableFromInline static let ending: UInt32 = 2
     @usableFromInline static let ended: UInt32 = 3
 
-    /// Use count and state; touched through `state(_:)` only.
-    @usableFromInline var word: UInt32
     /// Bytes of the whole span, once it has ended.
     @usableFromInline var count: UInt32
     /// Where the next field goes.
@@ -47,6 +45,8 @@ struct SpanSlot {
     /// Of slot and head together.
     @usableFromInline static let slotBytes = 1024
     @usableFromInline static let headBytes = 80
+    /// Of the state word: behind this structure, since other threads look at it while the owner changes the rest.
+    @usableFromInline static let stateOffset = 76
     /// Kept free for the name and the end.
     @usableFromInline static let reservedBytes = 144
     /// Longest name that fits the reserve, with a length of one byte.
@@ -56,7 +56,7 @@ struct SpanSlot {
 
     @inlinable @inline(__always)
     static func state(_ slot: UnsafeMutablePointer<SpanSlot>) -> UnsafeAtomic32 {
-        UnsafeAtomic32(UnsafeMutableRawPointer(slot))
+        UnsafeAtomic32(UnsafeMutableRawPointer(slot) + stateOffset)
     }
 
     @inlinable @inline(__always)
