@@ -25,6 +25,17 @@ struct Backoff {
 
 /// `Retry-After`: seconds, or an HTTP date (RFC 9110, section 10.2.3). Nil for anything else; zero for a past date.
 enum RetryAfter {
+    private static let field: StaticString = "retry-after:"
+
+    /// What a header line says, without its end; nil for another field's. Every answer's every line comes by here.
+    static func value(ofLine line: UnsafeRawBufferPointer) -> String? {
+        let count = field.utf8CodeUnitCount
+        guard let start = line.baseAddress, line.count >= count, strncasecmp(start, field.utf8Start, count) == 0
+        else { return nil }
+        let value = line.dropFirst(count).filter { $0 != UInt8(ascii: "\r") && $0 != UInt8(ascii: "\n") }
+        return String(decoding: value, as: UTF8.self)
+    }
+
     static func parse(_ text: String) -> Duration? {
         let text = text.drop { $0 == " " }
         let digits = text.prefix { $0 != " " }

@@ -69,12 +69,8 @@ final class Transfer {
         isotherm_curl_set_callback(handle, CURLOPT_HEADERFUNCTION) { data, size, count, context in
             guard let data, let context else { return 0 }
             let exchange = Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue()
-            let line = String(decoding: UnsafeRawBufferPointer(start: data, count: size * count), as: UTF8.self)
-            if line.lowercased().hasPrefix("retry-after:") {
-                exchange.retryAfter = line.dropFirst("retry-after:".count).filter {
-                    $0 != "\r" && $0 != "\n" && $0 != "\r\n"
-                }
-            }
+            let line = UnsafeRawBufferPointer(start: data, count: size * count)
+            if let value = RetryAfter.value(ofLine: line) { exchange.retryAfter = value }
             return size * count
         }
     }
