@@ -173,9 +173,11 @@ public final class TelemetrySDK: Sendable {
         }
         guard isFirst else { return FlushReport(undelivered: 0) }
         let end = ContinuousClock.now + deadline
-        var report = FlushReport(undelivered: shutdownSpans(until: end))
-        // The last look at the metrics sees what became of the spans and the logs.
-        logPipeline?.shutdown(until: end)
+        // One after the other, since the last look at the metrics sees what became of the spans and the logs; a signal
+        // whose endpoint hangs leaves half of the time to the next.
+        func share(_ isLast: Bool) -> ContinuousClock.Instant { isLast ? end : .now + (end - .now) / 2 }
+        var report = FlushReport(undelivered: shutdownSpans(until: share(logPipeline == nil && metricPipeline == nil)))
+        logPipeline?.shutdown(until: share(metricPipeline == nil))
         metricPipeline?.shutdown(until: end)
         report.undeliveredLogRecords = (logLedger.dropped[.shutdown] ?? 0) + logLedger.queued
         report.undeliveredDataPoints = (metricLedger.dropped[.shutdown] ?? 0) + metricLedger.queued

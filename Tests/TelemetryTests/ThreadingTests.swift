@@ -72,6 +72,28 @@ struct ThreadingTests {
         #expect(Set(ids).count == ids.count, "a span arrived twice")
     }
 
+    @Test("one line tells of spans that were dropped, how many, why, and what to do")
+    func dropReport() throws {
+        let receiver = try Receiver()
+        defer { receiver.stop() }
+        let lines = Mutex<[String]>([])
+        let sdk = TelemetrySDK(
+            configuration: .test(receiver) {
+                $0.maxQueueSize = 64
+                $0.scheduleDelay = .seconds(60)
+                $0.report = { line in lines.withLock { $0.append(line) } }
+            })
+        // Live spans hold their slots: 64 fit, 36 do not.
+        let spans = (0..<100).map { _ in sdk.tracer.startSpan("held") }
+        for span in spans { span.end() }
+        sdk.shutdown(deadline: .seconds(20))
+        #expect(sdk.ledger.dropped[.queueFull] == 36 && sdk.ledger.exported == 64, "\(sdk.ledger)")
+        #expect(
+            lines.withLock { $0 } == [
+                "36 spans were dropped (queue_full: a thread's 64 are in use; raise OTEL_BSP_MAX_QUEUE_SIZE)"
+            ])
+    }
+
     @Test("nothing is lost when the queue is large enough (four threads)")
     func noLoss() throws {
         let receiver = try Receiver()

@@ -48,6 +48,8 @@ final class SpanCollector: Sendable {
         var recordedOnly: UInt64 = 0
         /// What ends now is lost.
         var isClosed = false
+        /// Spans without a slot, as far as they have been told of.
+        var reportedDrops: UInt64 = 0
 
         init() {
             open = .allocate(capacity: maxScopes)
@@ -165,9 +167,34 @@ final class SpanCollector: Sendable {
             wakePending.store(false, ordering: .relaxed)
             let isTime = ContinuousClock.now - lastClose >= settings.scheduleDelay
             gather(closing: isTime)
-            if isTime { lastClose = .now }
+            if isTime {
+                lastClose = .now
+                reportDrops()
+            }
         }
         gather(closing: true)
+        reportDrops()
+    }
+
+    private func reportDrops() {
+        let (new, reasons) = state.withLock { state -> (UInt64, Set<SpanLedger.DropReason>) in
+            var total: UInt64 = 0
+            var reasons: Set<SpanLedger.DropReason> = []
+            for reader in state.readers {
+                let dropped = SpanSlab.read(reader.slab, \.dropped)
+                total += dropped
+                if dropped > 0 { reasons.insert(reader.slab.pointee.dropReason) }
+            }
+            defer { state.reportedDrops = total }
+            return (total - state.reportedDrops, reasons)
+        }
+        guard new > 0 else { return }
+        let remedies = reasons.map { reason in
+            reason == .limit
+                ? "limit: more than \(settings.maxThreads) threads make spans; raise maxSpanThreads"
+                : "queue_full: a thread's \(settings.slotCount) are in use; raise OTEL_BSP_MAX_QUEUE_SIZE"
+        }
+        exporter.warn("\(new) spans were dropped (\(remedies.sorted().joined(separator: "; ")))", lost: new)
     }
 
     func stop() {
