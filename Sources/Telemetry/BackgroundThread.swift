@@ -30,6 +30,11 @@ final class BackgroundThread: @unchecked Sendable {  // joined by whoever owns i
         precondition(result == 0, "no thread could be made: errno \(result)")
     }
 
+    /// A thread that nobody has waited for frees its memory itself when it ends.
+    deinit {
+        if !isJoined, getpid() == process { pthread_detach(thread) }
+    }
+
     func join() {
         // A forked process has none of its parent's threads.
         guard !isJoined, getpid() == process else { return }
