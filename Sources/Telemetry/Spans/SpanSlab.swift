@@ -100,22 +100,14 @@ struct SpanSlab {
         (slab.pointee.slots + index * SpanSlot.slotBytes).assumingMemoryBound(to: SpanSlot.self)
     }
 
-    /// Where a stored property is, without an access to it or to the rest: several threads may hold this at once.
-    @inlinable @inline(__always)
-    static func place<Value>(
-        of property: WritableKeyPath<SpanSlab, Value>, in slab: UnsafeMutablePointer<SpanSlab>
-    ) -> UnsafeMutablePointer<Value> {
-        slab.pointer(to: property).unsafelyUnwrapped
-    }
-
     /// Stored after the slots before it have been made live.
     @inlinable @inline(__always)
     static func published(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        UnsafeAtomic32(place(of: \.next, in: slab))
+        withUnsafeMutablePointer(to: &slab.pointee.next) { UnsafeAtomic32($0) }
     }
 
     static func ownership(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        UnsafeAtomic32(place(of: \.isOwned, in: slab))
+        withUnsafeMutablePointer(to: &slab.pointee.isOwned) { UnsafeAtomic32($0) }
     }
 
     /// A free slot, made live; nil when there is none, which is counted.
@@ -156,12 +148,12 @@ struct SpanSlab {
     static func bump(
         _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
     ) -> UInt64 {
-        UnsafeCounter.bump(place(of: counter, in: slab))
+        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.bump($0) }
     }
 
     static func read(
         _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
     ) -> UInt64 {
-        UnsafeCounter.read(place(of: counter, in: slab))
+        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.read($0) }
     }
 }
