@@ -1,4 +1,5 @@
 import LatencyHeatmap
+import OTLP
 import Telemetry
 import Testing
 

@@ -181,7 +181,7 @@ final class SpanCollector: Sendable {
             var total: UInt64 = 0
             var reasons: Set<SpanLedger.DropReason> = []
             for reader in state.readers {
-                let dropped = SpanSlab.read(reader.slab, \.dropped)
+                let dropped = SpanSlab.read(reader.slab, .dropped)
                 total += dropped
                 if dropped > 0 { reasons.insert(reader.slab.pointee.dropReason) }
             }
@@ -304,10 +304,10 @@ final class SpanCollector: Sendable {
                     default: break
                     }
                 }
-                let sampledOut = SpanSlab.read(reader.slab, \.sampledOut)
+                let sampledOut = SpanSlab.read(reader.slab, .sampledOut)
                 ledger.sampledOut += sampledOut
-                ledger.dropped[reader.slab.pointee.dropReason, default: 0] += SpanSlab.read(reader.slab, \.dropped)
-                ledger.started += sampledOut + SpanSlab.read(reader.slab, \.started)
+                ledger.dropped[reader.slab.pointee.dropReason, default: 0] += SpanSlab.read(reader.slab, .dropped)
+                ledger.started += sampledOut + SpanSlab.read(reader.slab, .started)
             }
             let known =
                 ledger.sampledOut + ledger.exported + ledger.rejected + ledger.totalDropped + ledger.live

@@ -18,26 +18,39 @@ struct SpanSlab {
     @usableFromInline let slotMask: UInt32
     /// 0 where there are no slots: a thread too many, or a process that was forked.
     @usableFromInline let probes: UInt32
-    /// Where the next claim begins; see `published(_:)`.
-    @usableFromInline var next: UInt32 = 0
+    /// What several threads look at; see `SharedWord`.
+    @usableFromInline let shared: UnsafeMutableRawPointer
     /// Attributes that take the short way, which looks at no limit but this.
     @usableFromInline let shortAttributes: Int32
     @usableFromInline var ids: IDGenerator
     /// For ids that are made of a seed.
     @usableFromInline let seed: UInt64
 
-    /// Spans that were sampled out are not in it.
-    @usableFromInline var started = UnsafeCounter()
-    @usableFromInline var sampledOut = UnsafeCounter()
-    @usableFromInline var dropped = UnsafeCounter()
-
     /// What `dropped` counts.
     let dropReason: SpanLedger.DropReason
     let limits: SpanLimits
     /// Kept alive by the tracers through which alone the slab is reached.
     @usableFromInline let collector: Unmanaged<SpanCollector>
-    /// 1 while a running thread owns this slab.
-    private var isOwned: UInt32 = 1
+
+    /// Places in `shared`, in bytes. Memory of their own, since taking the address of a stored property is an access to all
+    /// of the structure, which two threads may not have at once.
+    @usableFromInline
+    enum SharedWord {
+        /// 32 bits: where the next claim begins. Stored after the slots before it have been made live.
+        @usableFromInline static let next = 0
+        /// 32 bits: 1 while a running thread owns this slab.
+        static let ownership = 4
+        static let bytes = 64
+    }
+
+    /// Places of the counters in `shared`.
+    @usableFromInline
+    enum Counter: Int {
+        /// Spans that were sampled out are not in it.
+        case started = 8
+        case sampledOut = 16
+        case dropped = 24
+    }
 
     /// - Parameter slotCount: rounded up to a power of two; 0 for a slab that drops all spans for `dropReason`.
     static func make(
@@ -77,6 +90,8 @@ struct SpanSlab {
         slotMask = UInt32(max(1, slotCount) - 1)
         probes = slotCount == 0 ? 0 : UInt32(Self.maxProbes)
         shortAttributes = limits.attributeValueLength == nil ? Int32(limits.attributeCount) : 0
+        shared = .allocate(byteCount: SharedWord.bytes, alignment: 64)
+        shared.initializeMemory(as: UInt8.self, repeating: 0, count: SharedWord.bytes)
         ids = IDGenerator()
         seed = ids.next()
         self.limits = limits
@@ -100,21 +115,20 @@ struct SpanSlab {
         (slab.pointee.slots + index * SpanSlot.slotBytes).assumingMemoryBound(to: SpanSlot.self)
     }
 
-    /// Stored after the slots before it have been made live.
     @inlinable @inline(__always)
     static func published(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        withUnsafeMutablePointer(to: &slab.pointee.next) { UnsafeAtomic32($0) }
+        UnsafeAtomic32(slab.pointee.shared + SharedWord.next)
     }
 
     static func ownership(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeAtomic32 {
-        withUnsafeMutablePointer(to: &slab.pointee.isOwned) { UnsafeAtomic32($0) }
+        UnsafeAtomic32(slab.pointee.shared + SharedWord.ownership)
     }
 
     /// A free slot, made live; nil when there is none, which is counted.
     @inlinable @inline(__always)
     static func claim(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeMutablePointer<SpanSlot>? {
         let mask = slab.pointee.slotMask
-        let index = slab.pointee.next
+        let index = published(slab).load()
         let slot = (slab.pointee.slots + Int(index & mask) &* SpanSlot.slotBytes).assumingMemoryBound(to: SpanSlot.self)
         guard slab.pointee.probes != 0 else { return claimSlow(slab) }
         let word = SpanSlot.state(slot).load()
@@ -128,7 +142,7 @@ struct SpanSlab {
     static func claimSlow(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeMutablePointer<SpanSlot>? {
         let mask = slab.pointee.slotMask
         for _ in 0..<slab.pointee.probes {
-            let index = slab.pointee.next
+            let index = published(slab).load()
             let slot = slot(slab, Int(index & mask))
             // At half the ring, so that there is time to gather.
             if index & (mask >> 1) == 0 { slab.pointee.collector._withUnsafeGuaranteedRef { $0.wake() } }
@@ -140,20 +154,16 @@ struct SpanSlab {
             }
             published(slab).store(index &+ 1)
         }
-        bump(slab, \.dropped)
+        bump(slab, .dropped)
         return nil
     }
 
     @inlinable @inline(__always) @discardableResult
-    static func bump(
-        _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
-    ) -> UInt64 {
-        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.bump($0) }
+    static func bump(_ slab: UnsafeMutablePointer<SpanSlab>, _ counter: Counter) -> UInt64 {
+        UnsafeCounter(slab.pointee.shared + counter.rawValue).bump()
     }
 
-    static func read(
-        _ slab: UnsafeMutablePointer<SpanSlab>, _ counter: WritableKeyPath<SpanSlab, UnsafeCounter>
-    ) -> UInt64 {
-        withUnsafeMutablePointer(to: &slab.pointee[keyPath: counter]) { UnsafeCounter.read($0) }
+    static func read(_ slab: UnsafeMutablePointer<SpanSlab>, _ counter: Counter) -> UInt64 {
+        UnsafeCounter(slab.pointee.shared + counter.rawValue).read()
     }
 }

@@ -134,27 +134,21 @@ struct UnsafeAtomic32 {
     }
 }
 
-/// A counter with one writer, which others may read.
+/// A counter with one writer, which others may read, in memory that is not Swift's.
 @usableFromInline
 struct UnsafeCounter {
-    @usableFromInline var value: UInt64 = 0
-
-    @usableFromInline init() {}
+    @usableFromInline let place: UnsafeMutablePointer<Atomic<UInt64>>
 
     @inlinable @inline(__always)
-    static func atomic(_ counter: UnsafeMutablePointer<UnsafeCounter>) -> UnsafeMutablePointer<Atomic<UInt64>> {
-        UnsafeMutableRawPointer(counter).assumingMemoryBound(to: Atomic<UInt64>.self)
-    }
+    init(_ place: UnsafeMutableRawPointer) { self.place = place.assumingMemoryBound(to: Atomic<UInt64>.self) }
 
     /// No locked instruction. Releasing: whoever sees what became of a span also sees that it was started.
-    @inlinable @inline(__always) @discardableResult
-    static func bump(_ counter: UnsafeMutablePointer<UnsafeCounter>) -> UInt64 {
-        let next = atomic(counter).pointee.load(ordering: .relaxed) &+ 1
-        atomic(counter).pointee.store(next, ordering: .releasing)
+    @inlinable @inline(__always)
+    func bump() -> UInt64 {
+        let next = place.pointee.load(ordering: .relaxed) &+ 1
+        place.pointee.store(next, ordering: .releasing)
         return next
     }
 
-    static func read(_ counter: UnsafeMutablePointer<UnsafeCounter>) -> UInt64 {
-        atomic(counter).pointee.load(ordering: .acquiring)
-    }
+    func read() -> UInt64 { place.pointee.load(ordering: .acquiring) }
 }

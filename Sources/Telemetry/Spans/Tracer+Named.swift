@@ -59,7 +59,7 @@ extension TracerCore {
     func sampledOut(
         _ slab: UnsafeMutablePointer<SpanSlab>, _ traceID: TraceID, flags: UInt8, _ traceState: TraceState?
     ) -> Span {
-        let seed = slab.pointee.seed &+ SpanSlab.bump(slab, \.sampledOut)
+        let seed = slab.pointee.seed &+ SpanSlab.bump(slab, .sampledOut)
         return Span(
             slot: nil, word: 0, flags: flags, ids: .seededSpan, high: traceID.high, low: traceID.low, id: seed,
             traceState: traceState)

@@ -61,7 +61,7 @@ public struct Tracer: Sendable {
         _ slab: UnsafeMutablePointer<SpanSlab>, _ name: StaticString, _ kind: SpanKind, _ high: UInt64, _ low: UInt64,
         parent: UInt64, isParentRemote: Bool, flags: UInt8, _ traceState: TraceState?, _ instant: Instant?
     ) -> Span {
-        SpanSlab.bump(slab, \.started)
+        SpanSlab.bump(slab, .started)
         let id = slab.pointee.ids.nextNonZero()
         let slot = SpanSlab.claim(slab)
         let span = Span(
@@ -119,7 +119,7 @@ final class TracerCore: Sendable {
     /// A span that is not sampled. Its ids are made when somebody asks for them.
     @inlinable @inline(__always)
     func unrecorded(_ slab: UnsafeMutablePointer<SpanSlab>, _ parent: SpanContext?) -> Span {
-        let seed = slab.pointee.seed &+ SpanSlab.bump(slab, \.sampledOut)
+        let seed = slab.pointee.seed &+ SpanSlab.bump(slab, .sampledOut)
         guard let parent, parent.isValid else {
             return Span(
                 slot: nil, word: 0, flags: TraceFlags.random.rawValue, ids: .seededTrace, high: seed, low: 0, id: 0,
