@@ -47,7 +47,11 @@ let package = Package(
         .target(name: "CTelemetry"),
         .target(
             name: "Telemetry", dependencies: ["OTLP", "Gzip", "CCurl", "CTelemetry"], swiftSettings: swiftSettings),
-        .target(name: "LatencyHeatmap", dependencies: ["OTLP"], swiftSettings: swiftSettings),
+        .target(
+            name: "LatencyHeatmap", dependencies: ["OTLP"],
+            // The page's script and style, compiled in: no bundle, no file at run time.
+            resources: [.embedInCode("Renderers/Page/page.js"), .embedInCode("Renderers/Page/page.css")],
+            swiftSettings: swiftSettings),
 
         .target(
             name: "TracingBridge",
@@ -175,7 +179,7 @@ let package = Package(
         .testTarget(
             name: "PushServerTests",
             dependencies: [
-                "PushServer", "PushPipeline", "PushClient", "EventStreams", "TestSupport",
+                "PushServer", "PushPipeline", "PushClient", "EventStreams", "OTLP", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
             ],
             swiftSettings: swiftSettings),

@@ -1,6 +1,7 @@
 import EventStreams
 import Glibc
 import NIOCore
+import OTLP
 import PushPipeline
 import Synchronization
 import Telemetry

@@ -1,3 +1,4 @@
+import OTLP
 import PushPipeline
 
 /// An error as a client sees it: `application/problem+json` (RFC 9457) with a stable `type`.

@@ -3,6 +3,7 @@ import Foundation
 import Hummingbird
 import HummingbirdCore
 import NIOCore
+import OTLP
 import PushPipeline
 import Telemetry
 

@@ -1,5 +1,6 @@
 import Foundation
 import NIOCore
+import OTLP
 import TestSupport
 import Testing
 
