@@ -97,10 +97,16 @@ struct GridBuilder {
             count: all.reduce(0) { $0.saturatingAdding($1.total.count) },
             late: all.reduce(0) { $0.saturatingAdding($1.total.late) },
             relativeError: all.reduce(0) { Swift.max($0, $1.total.relativeError) }, levels: measure.levels,
-            sloNano: measure.sloNano, groupBy: by ?? engine.views[view].attributes, timeZone: query.timeZone,
+            sloNano: measure.sloNano, groupBy: by ?? engine.views[view].attributes, groupName: groupName,
+            timeZone: query.timeZone,
             overflowed: rows.contains(where: \.isOverflow) ? shown.overflowed : 0,
             filters: filter.map { "\($0.attribute)=\($0.value)" }, comparison: query.comparison?.description,
             isLive: settings.lateness != nil, civil: civil, measure: measure)
+    }
+
+    private var groupName: String {
+        let view = engine.views[view]
+        return by?.joined(separator: "+") ?? (view.takesFirst ? view.attributes[0] : view.description)
     }
 
     private var measure: HeatmapGrid.Measure {

@@ -52,6 +52,8 @@ public struct HeatmapGrid: Sendable {
     public let levels: [UInt64]
     public let sloNano: UInt64
     public let groupBy: [String]
+    /// What a group is: `device.group`, or a pair joined by `+`.
+    public let groupName: String
     public let timeZone: String
     /// Set when too many groups came, and how many latencies are in the row `(other)`.
     public let overflowed: UInt64

@@ -1,9 +1,24 @@
 import Foundation
+import LatencyHeatmap
 
 /// Standard output and standard error, and what they can show.
 enum Terminal {
-    static var hasColour: Bool {
-        isTerminal(STDOUT_FILENO) && ProcessInfo.processInfo.environment["NO_COLOR", default: ""].isEmpty
+    static var hasColour: Bool { colours != .none }
+
+    /// What standard output can show. `NO_COLOR` (https://no-color.org) goes before `CLICOLOR_FORCE`
+    /// (https://bixense.com/clicolors), and that before whether it is a terminal.
+    static var colours: HeatmapText.Colours {
+        colours(ProcessInfo.processInfo.environment, isTerminal: isTerminal(STDOUT_FILENO))
+    }
+
+    static func colours(_ environment: [String: String], isTerminal: Bool) -> HeatmapText.Colours {
+        if !environment["NO_COLOR", default: ""].isEmpty { return .none }
+        let force = environment["CLICOLOR_FORCE", default: ""]
+        let isForced = !force.isEmpty && force != "0"
+        let term = environment["TERM", default: ""]
+        guard isForced || (isTerminal && !term.isEmpty && term != "dumb") else { return .none }
+        if ["truecolor", "24bit"].contains(environment["COLORTERM"]) || term.hasSuffix("-direct") { return .truecolor }
+        return term.contains("256color") ? .ansi256 : .ansi16
     }
 
     static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
@@ -13,6 +28,30 @@ enum Terminal {
         var size = winsize()
         if ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 { return Int(size.ws_col) }
         return ProcessInfo.processInfo.environment["COLUMNS"].flatMap { Int($0) } ?? 100
+    }
+
+    /// Lines of the terminal; nil where there is none.
+    static var height: Int? {
+        var size = winsize()
+        return ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 && size.ws_row > 0 ? Int(size.ws_row) : nil
+    }
+
+    // MARK: Showing something again and again
+
+    /// Another screen without a cursor, so that what was on the terminal comes back with `leaveScreen()`.
+    static func enterScreen() { print("\u{1B}[?1049h\u{1B}[?25l") }
+    static func leaveScreen() { print("\u{1B}[?25h\u{1B}[?1049l") }
+
+    /// Writes over what is there, in one synchronized update: nothing flickers. What does not fit is left out.
+    static func redraw(_ text: String) {
+        var lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        if lines.last?.isEmpty == true { lines.removeLast() }
+        if let height, lines.count > height {
+            let hidden = lines.count - height + 1
+            lines = lines.prefix(height - 1) + ["… \(hidden) more lines: use --limit, or --output"]
+        }
+        let body = lines.map { $0 + "\u{1B}[K" }.joined(separator: "\r\n")
+        print("\u{1B}[?2026h\u{1B}[H" + body + "\u{1B}[J\u{1B}[?2026l")
     }
 
     /// False when nobody reads any more.

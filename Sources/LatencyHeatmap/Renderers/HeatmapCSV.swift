@@ -8,12 +8,20 @@ public enum HeatmapCSV {
 
     /// Lines end in CRLF. Times are RFC 3339 with the zone's offset; `trace_ids` are separated by blanks.
     public static func render(_ grid: HeatmapGrid) -> String {
-        var text = header.joined(separator: ",") + "\r\n"
+        var text = ""
+        stream(grid) { text += $0 }
+        return text
+    }
+
+    /// The same in parts, one for each group, so that a large grid is never in memory as a text.
+    public static func stream(_ grid: HeatmapGrid, to write: (String) throws -> Void) rethrows {
+        try write(header.joined(separator: ",") + "\r\n")
         let slo = Figures.exactMilliseconds(grid.sloNano)
         let spans = grid.windows.map { "\(grid.civil.rfc3339($0.start)),\(grid.civil.rfc3339($0.end))," }
         let stage = field(grid.stage)
         for row in grid.rows {
             let group = field(row.group)
+            var text = ""
             for (index, cell) in row.cells.enumerated() {
                 text += spans[index] + group + "," + stage + ","
                 if let cell {
@@ -28,8 +36,8 @@ public enum HeatmapCSV {
                 }
                 text += "\r\n"
             }
+            try write(text)
         }
-        return text
     }
 
     /// Quoted where it must be. A leading `= + - @`, also full-width, or control character would make a spreadsheet

@@ -1,181 +1,350 @@
-/// The report as one HTML file: a table that works without scripts and without any other file.
+import OTLP
+
+/// The report as one HTML file: a table that reads without scripts and without any other file. Where scripts run, it
+/// answers more: other quantiles, longer windows, another zone, and for each cell its distribution, stages and traces.
 public enum HeatmapHTML {
-    /// For the response header; the document needs nothing but its own style.
-    public static let contentSecurityPolicy =
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    public struct Options: Sendable {
+        /// Where a trace can be seen: an http or https URL with `{trace_id}` in it. Nil: ids are text.
+        public let traceURL: String?
+        /// Address, on the server that the page came from, of an event stream with new data: see `update(_:options:)`.
+        /// Nil: the page stays as it is.
+        public let liveAddress: String?
+
+        public init() { (traceURL, liveAddress) = (nil, nil) }
+
+        /// Nil when the URL is none that a page may lead to.
+        public init?(traceURL: String?, liveAddress: String? = nil) {
+            if let traceURL {
+                let isWeb = ["http://", "https://"].contains { traceURL.lowercased().hasPrefix($0) }
+                let isPlain = traceURL.utf8.allSatisfy { 0x21..<0x7F ~= $0 }
+                guard isWeb, isPlain, traceURL.utf8.count <= 2_048, traceURL.contains("{trace_id}") else { return nil }
+            }
+            (self.traceURL, self.liveAddress) = (traceURL, liveAddress)
+        }
+    }
 
     /// Rows beyond this many are left out and counted: a browser lays out a larger table slowly.
     public static let maxRows = 500
+    /// The table's columns are joined until there are at most so many; the script shows each window.
+    static let maxColumns = 62
+    /// What a document of 100 rows should not exceed.
+    static let size = 290_000
 
-    public static func render(_ grid: HeatmapGrid) -> String {
-        let rows = grid.rows.prefix(maxRows)
-        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(grid.stage)"
-        let title = "\(grid.quantileName) \(subject) by \(grid.groupBy.first ?? "group")"
-        var html = """
+    /// Strict also where the document is opened from a disk: nothing is loaded, only the script and the style that are in
+    /// it are taken, and only a live page may ask, its own server.
+    public static func contentSecurityPolicy(isLive: Bool) -> String {
+        "default-src 'none'; script-src 'sha256-\(Page.scriptHash)'; style-src 'sha256-\(Page.styleHash)'; "
+            + "connect-src \(isLive ? "'self'" : "'none'"); base-uri 'none'; form-action 'none'; "
+            + "require-trusted-types-for 'script'; trusted-types 'none'"
+    }
+
+    public static func render(_ grid: HeatmapGrid, options: Options = Options()) -> String {
+        let rows = Swift.min(grid.rows.count, maxRows)
+        let columns = columns(grid)
+        let title = title(grid)
+        var html = Bytes()
+        html.add(
+            """
             <!doctype html>
             <html lang="en">
             <head>
             <meta charset="utf-8">
+            <meta http-equiv="Content-Security-Policy" content="\(contentSecurityPolicy(isLive: options.liveAddress != nil))">
             <meta name="viewport" content="width=device-width, initial-scale=1">
             <meta name="color-scheme" content="light dark">
-            <title>\(escape(title))</title>
-            <style>\(style)</style>
-            </head>
-            <body>
-            <header>
-            <h1>\(escape(title))</h1>
-            <p>\(escape(HeatmapText.range(grid))) · windows of \(Figures.span(grid.windowSeconds)) · \
-            <b>\(Figures.grouped(grid.count))</b> latencies · late \(Figures.percent(grid.late, of: grid.count)) · \
-            \(grid.relativeError == 0 ? "exact" : "error ≤ \(Figures.decimal(grid.relativeError * 100, 2)) %")</p>
-            </header>
-
+            <meta name="referrer" content="no-referrer">
+            <title>
+            """)
+        html.text(title)
+        html.add("</title>\n<style>\(Page.style)</style>\n</head>\n<body>\n<header>\n<h1>")
+        html.text(title)
+        html.add("</h1>\n<p id=\"line\">")
+        html.text(line(grid))
+        html.add("</p>\n")
+        if options.liveAddress != nil { html.add("<p id=\"live\" role=\"status\"></p>\n") }
+        legend(grid, &html)
+        html.add("<div id=\"tools\" class=\"tools\" hidden></div>\n</header>\n<main>\n")
+        if rows == 0 { html.add("<p class=\"empty\">No latencies in this range yet.</p>\n") }
+        table(columns, rows, isJoined: columns.windows.count < grid.windows.count ? grid.windowSeconds : nil, &html)
+        html.add(
             """
-        if rows.isEmpty {
-            html += "<p class=\"empty\">No latencies in this range yet.</p>\n"
-        } else {
-            html += table(grid, rows)
+            <div id="fine" hidden><div id="sizer"><canvas id="canvas" tabindex="0" role="application" \
+            aria-label="Every window of every group. Arrow keys move, Enter opens."></canvas></div></div>
+            <p id="said" class="spoken" aria-live="polite"></p>
+            <aside id="panel" tabindex="-1" aria-label="Cell" hidden></aside>
+            <div id="tip" aria-hidden="true" hidden></div>
+
+            """)
+        if rows > 0 { summary(columns, rows, options, &html) }
+        html.add("</main>\n")
+        footer(grid, shown: rows, &html)
+        let limit = Swift.max(60_000, size - html.bytes.count - Page.script.utf8.count - 1_000) * 3 / 4
+        let data = PageData(
+            grid: grid, columns: columns, rows: rows, traceURL: options.traceURL, limit: limit)
+        html.add("<script type=\"application/json\" id=\"grid\" data-body=\"\(data.body)\"")
+        if let address = options.liveAddress {
+            html.add(" data-live=\"")
+            html.text(address)
+            html.add("\"")
         }
-        html += legend(grid, shown: rows.count)
-        return html + "</body>\n</html>\n"
+        html.add(">")
+        html.json(data.header.bytes)
+        html.add("</script>\n<script>\(Page.script)</script>\n</body>\n</html>\n")
+        return String(decoding: html.bytes, as: UTF8.self)
+    }
+
+    /// What a live page takes instead of its own data: one line of JSON.
+    public static func update(_ grid: HeatmapGrid, options: Options = Options()) -> String {
+        let data = PageData(
+            grid: grid, columns: columns(grid), rows: Swift.min(grid.rows.count, maxRows), traceURL: options.traceURL,
+            limit: size * 3 / 5)
+        var json = JSONWriter()
+        json.beginObject()
+        json.field("line", line(grid))
+        json.field("body", data.body)
+        json.key("header")
+        json.raw(data.header.bytes)
+        json.endObject()
+        return String(decoding: json.bytes, as: UTF8.self)
+    }
+
+    private static func columns(_ grid: HeatmapGrid) -> HeatmapGrid {
+        guard grid.windows.count > maxColumns else { return grid }
+        // Far fewer than fit when there is each window as well: the file has to hold both.
+        return grid.joined(toAtMost: grid.rows.count > 50 ? 15 : 31)
+    }
+
+    // MARK: Texts
+
+    private static func title(_ grid: HeatmapGrid) -> String {
+        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(grid.stage)"
+        return visible("\(grid.quantileName) \(subject) by \(grid.groupName)")
+    }
+
+    private static func line(_ grid: HeatmapGrid) -> String {
+        var parts = [
+            HeatmapText.range(grid), "windows of \(Figures.span(grid.windowSeconds))",
+            "\(Figures.grouped(grid.count)) latencies", "late \(Figures.percent(grid.late, of: grid.count))",
+            grid.relativeError == 0 ? "exact" : "error ≤ \(Figures.decimal(grid.relativeError * 100, 2)) %",
+        ]
+        parts += grid.filters
+        if let comparison = grid.comparison { parts.append("against \(comparison)") }
+        return parts.map(visible).filter { !$0.isEmpty }.joined(separator: " · ")
+    }
+
+    /// Without what moves, hides or turns around the text beside it.
+    static func visible(_ text: String) -> String {
+        guard text.unicodeScalars.contains(where: TextWidth.isControl) else { return text }
+        var clean = String.UnicodeScalarView()
+        for scalar in text.unicodeScalars { clean.append(TextWidth.isControl(scalar) ? "\u{FFFD}" : scalar) }
+        return String(clean)
     }
 
     // MARK: The table
 
-    private static func table(_ grid: HeatmapGrid, _ rows: ArraySlice<HeatmapGrid.Row>) -> String {
-        let hasStages = rows.contains { !$0.total.stages.isEmpty }
-        let unit = "\(grid.quantileName) in milliseconds"
-        var html = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"\(unit)\">\n<table>\n"
-        html +=
-            "<caption>\(unit), for each group and window. Open a cell for its slowest traces.</caption>\n<thead><tr>"
-        html += "<th scope=\"col\" class=\"group\">group</th>"
-        for window in grid.windows { html += "<th scope=\"col\">\(label(window, grid))</th>" }
-        html += "<th scope=\"col\">all</th><th scope=\"col\">n</th>"
-        if hasStages { html += "<th scope=\"col\" class=\"worst\">worst stage</th>" }
-        html += "</tr></thead>\n<tbody>\n"
-        for row in rows {
-            html += "<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"\(escape(row.group))\">"
-            html += "\(escape(row.group))</th>"
-            for (index, cell) in row.cells.enumerated() {
-                html += self.cell(cell, grid, label(grid.windows[index], grid))
-            }
-            html += self.cell(row.total, grid, "all windows")
-            html += "<td class=\"n\">\(Figures.short(row.total.count))</td>"
+    private static func table(_ grid: HeatmapGrid, _ rows: Int, isJoined window: Int64?, _ html: inout Bytes) {
+        let hasStages = grid.rows.prefix(rows).contains { !$0.total.stages.isEmpty }
+        html.add("<div id=\"scroll\" class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Heatmap\"")
+        html.add(rows == 0 ? " hidden>\n" : ">\n")
+        html.add("<table id=\"table\">\n<caption>\(grid.quantileName) in milliseconds")
+        if let window {
+            html.add(", windows of \(Figures.span(window)) joined into \(Figures.span(grid.windowSeconds))")
+        }
+        html.add("</caption>\n<thead><tr><th scope=\"col\" class=\"group\">group</th>")
+        var day = ""
+        for window in grid.windows {
+            let isDay = grid.windowSeconds >= 86_400
+            let date = grid.civil.monthAndDay(window.start)
+            html.add("<th scope=\"col\">")
+            if !isDay, !day.isEmpty, day != date { html.add("<span>\(date)</span>") }
+            day = date
+            html.add(
+                isDay ? date : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0))
+            html.add("</th>")
+        }
+        html.add("<th scope=\"col\" class=\"all\">all</th><th scope=\"col\">n</th>")
+        if hasStages { html.add("<th scope=\"col\" class=\"worst\">worst stage</th>") }
+        html.add("</tr></thead>\n<tbody>\n")
+        for row in grid.rows.prefix(rows) {
+            html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"")
+            html.text(visible(row.group))
+            html.add("\">")
+            html.text(visible(row.group))
+            html.add("</th>")
+            for each in row.cells { cell(each, isTotal: false, &html) }
+            cell(row.total, isTotal: true, &html)
+            html.add("<td class=\"n\">\(Figures.short(row.total.count))</td>")
             if hasStages {
-                let worst = row.total.stages.max { $0.share < $1.share }
-                html += "<td class=\"worst\">"
-                html += worst.map { "\(escape($0.stage)) \(Int(($0.share * 100).rounded())) %" } ?? "·"
-                html += "</td>"
+                html.add("<td class=\"worst\">")
+                if let worst = row.total.stages.max(by: { $0.percent < $1.percent }) {
+                    html.text(visible(worst.stage))
+                    html.add(" \(worst.percent) %")
+                } else {
+                    html.add("·")
+                }
+                html.add("</td>")
             }
-            html += "</tr>\n"
+            html.add("</tr>\n")
         }
-        return html + "</tbody>\n</table>\n</div>\n"
+        html.add("</tbody>\n</table>\n</div>\n")
     }
 
-    private static func label(_ window: HeatmapGrid.Window, _ grid: HeatmapGrid) -> String {
-        grid.windowSeconds >= 86_400
-            ? grid.civil.monthAndDay(window.start)
-            : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0)
-    }
-
-    private static func cell(_ cell: HeatmapGrid.Cell?, _ grid: HeatmapGrid, _ label: String) -> String {
-        guard let cell else { return "<td class=\"none\">·</td>" }
+    /// Attributes without quotes and no end tags: a large table is made of these.
+    private static func cell(_ cell: HeatmapGrid.Cell?, isTotal: Bool, _ html: inout Bytes) {
+        guard let cell else { return html.add(isTotal ? "<td class=\"none all\">·" : "<td class=none>·") }
         let hasValue = cell.count >= HeatmapGrid.noSample
-        let figure =
+        let kind: StaticString =
             hasValue
-            ? (cell.count < HeatmapGrid.lowSample ? "~" : "") + Figures.milliseconds(cell.quantileNano) : "--"
-        let classes = hasValue ? cell.level.letter.lowercased() : "few"
-        var html = "<td class=\"\(classes)\"><details name=\"cell\"><summary>\(figure)"
-        if hasValue { html += "<i>\(cell.level.letter)</i>" }
-        if cell.state == .revised { html += "<sup>*</sup>" }
-        html += "</summary><div><b>\(label)</b> n=\(Figures.grouped(cell.count))"
-        if cell.late > 0 { html += ", late \(Figures.grouped(cell.late))" }
-        html += "<br>P50 \(Figures.latency(cell.p50Nano)) · P90 \(Figures.latency(cell.p90Nano))"
-        html += " · P95 \(Figures.latency(cell.p95Nano)) · P99 \(Figures.latency(cell.p99Nano))"
-        html += " · max \(Figures.latency(cell.maxNano))"
-        html += "<br>over \(Figures.latency(grid.sloNano)): \(Figures.grouped(cell.overSLO))"
-        if !cell.stages.isEmpty {
-            html +=
-                "<br>mean: "
-                + cell.stages.map {
-                    "\(escape($0.stage)) \(Figures.latency($0.meanNano)) (\(Int(($0.share * 100).rounded())) %)"
-                }.joined(separator: " · ")
+            ? cell.level == .green ? "g" : cell.level == .yellow ? "y" : cell.level == .orange ? "o" : "r" : "few"
+        html.add(isTotal ? "<td class=\"" : "<td class=")
+        html.add(kind)
+        html.add(isTotal ? " all\">" : ">")
+        guard hasValue else {
+            html.add(cell.state == .revised ? "--*" : "--")
+            return
         }
-        for trace in cell.slowest {
-            html += "<br><code>\(trace.traceID)</code> \(Figures.latency(trace.latencyNano))"
-        }
-        return html + "</div></details></td>"
+        if cell.count < HeatmapGrid.lowSample { html.add("~") }
+        html.add(Figures.milliseconds(cell.quantileNano))
+        html.add(" ")
+        html.bytes.append(cell.level.letter.asciiValue ?? 0x3F)
+        if let mark = cell.change?.verdict.mark { html.add(mark) }
+        if cell.state == .revised { html.add("*") }
     }
 
-    private static func legend(_ grid: HeatmapGrid, shown: Int) -> String {
-        var html = "<footer><p class=\"legend\">"
+    // MARK: Around it
+
+    private static func legend(_ grid: HeatmapGrid, _ html: inout Bytes) {
+        html.add("<ul class=\"legend\" aria-label=\"Legend\">")
         for (level, meaning) in zip(LatencyLevel.allCases, Figures.legend(grid.levels)) {
-            html += "<span class=\"\(level.letter.lowercased())\">\(escape(meaning))</span> "
+            html.add("<li class=\"\(level.letter.lowercased())\">")
+            html.text(meaning)
+            html.add("</li>")
         }
-        html += "~ n &lt; \(HeatmapGrid.lowSample)  -- n &lt; "
-        html += "\(HeatmapGrid.noSample)  · none  * revised: latencies came after the window was over</p>"
-        let omitted = grid.omittedRows + grid.rows.count - shown
-        if omitted > 0 { html += "<p>\(Figures.grouped(UInt64(omitted))) more groups are in the CSV.</p>" }
-        if grid.overflowed > 0 {
-            html +=
-                "<p>\(Figures.grouped(grid.overflowed)) latencies are in (other): more groups came than the settings "
-            html += "allow.</p>"
+        var words = [
+            "~ n < \(HeatmapGrid.lowSample)", "-- n < \(HeatmapGrid.noSample)", "· none", "* revised by late ones",
+        ]
+        if grid.comparison != nil { words += ["▲ slower", "▼ faster, with 95 % confidence"] }
+        for word in words {
+            html.add("<li class=\"word\">")
+            html.text(word)
+            html.add("</li>")
         }
-        html += "<p>Percentiles are nearest rank on merged base-2 exponential sketches of scale 6, exact up to "
-        html += "\(Sketch.exactLimit) values; they are never averaged. Written by Isotherm.</p></footer>\n"
-        return html
+        html.add("</ul>\n")
     }
 
-    /// For text and for attribute values in double quotes.
-    private static func escape(_ text: String) -> String {
-        var escaped = ""
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "&": escaped += "&amp;"
-            case "<": escaped += "&lt;"
-            case ">": escaped += "&gt;"
-            case "\"": escaped += "&quot;"
-            case "'": escaped += "&#39;"
-            case _ where TextWidth.isControl(scalar): escaped += "\u{FFFD}"
-            default: escaped.unicodeScalars.append(scalar)
+    /// What the panel of a cell shows with a script, for each group as a whole.
+    private static func summary(_ grid: HeatmapGrid, _ rows: Int, _ options: Options, _ html: inout Bytes) {
+        html.add(
+            """
+            <details>
+            <summary>Each group in figures, with its slowest traces</summary>
+            <div class="scroll" tabindex="0" role="region" aria-label="Groups">
+            <table>
+            <thead><tr><th scope="col" class="group">group</th>
+            """)
+        for name in ["n", "P50", "P90", "P95", "P99", "max", "over \(Figures.latency(grid.sloNano))", "late"] {
+            html.add("<th scope=\"col\">\(name)</th>")
+        }
+        html.add("<th scope=\"col\" class=\"worst\">mean by stage, slowest traces</th></tr></thead>\n<tbody>\n")
+        for row in grid.rows.prefix(rows) {
+            let total = row.total
+            html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\">")
+            html.text(visible(row.group))
+            html.add("</th><td class=n>\(Figures.grouped(total.count))")
+            for figure in [total.p50Nano, total.p90Nano, total.p95Nano, total.p99Nano, total.maxNano] {
+                html.add("<td class=n>\(Figures.milliseconds(figure))")
+            }
+            html.add("<td class=n>\(Figures.percent(total.overSLO, of: total.count))")
+            html.add("<td class=n>\(Figures.grouped(total.late))<td class=\"worst ids\">")
+            let stages = total.stages
+            if !stages.isEmpty {
+                html.text(stages.map { "\(visible($0.stage)) \($0.percent) %" }.joined(separator: ", "))
+                html.add("<br>")
+            }
+            // Without links where they would be much of the file: the script has them.
+            let own = rows > 40 ? Options() : options
+            for trace in total.slowest.prefix(rows > 40 ? 1 : 3) { Self.trace(trace, own, &html) }
+            html.add("</td></tr>\n")
+        }
+        html.add("</tbody>\n</table>\n</div>\n</details>\n")
+    }
+
+    private static func trace(_ trace: SlowTrace, _ options: Options, _ html: inout Bytes) {
+        if let address = options.traceURL {
+            html.add("<a rel=\"noopener noreferrer\" href=\"")
+            html.text(address.replacing("{trace_id}", with: trace.traceID))
+            html.add("\">\(trace.traceID)</a>")
+        } else {
+            html.add("<code>\(trace.traceID)</code>")
+        }
+        html.add(" \(Figures.latency(trace.latencyNano))<br>")
+    }
+
+    private static func footer(_ grid: HeatmapGrid, shown: Int, _ html: inout Bytes) {
+        html.add("<footer>\n")
+        let omitted = grid.omittedRows + grid.rows.count - shown
+        if omitted > 0 { html.add("<p>\(Figures.grouped(UInt64(omitted))) more groups are in the CSV.</p>\n") }
+        if grid.overflowed > 0 {
+            html.add("<p>\(Figures.grouped(grid.overflowed)) latencies are in (other): ")
+            html.add("more groups came than the settings allow.</p>\n")
+        }
+        html.add("<p>Percentiles are nearest rank on merged base-2 exponential sketches, exact up to ")
+        html.add("\(Sketch.exactLimit) values; they are never averaged. Written by Isotherm.</p>\n</footer>\n")
+    }
+
+    /// The document as it grows.
+    struct Bytes {
+        var bytes: [UInt8] = []
+
+        init() { bytes.reserveCapacity(1 << 18) }
+
+        mutating func add(_ markup: String) { bytes.append(contentsOf: markup.utf8) }
+
+        mutating func add(_ markup: StaticString) {
+            bytes.append(contentsOf: UnsafeBufferPointer(start: markup.utf8Start, count: markup.utf8CodeUnitCount))
+        }
+
+        /// For text and for attribute values in double quotes.
+        mutating func text(_ text: String) {
+            for byte in text.utf8 {
+                switch byte {
+                case UInt8(ascii: "&"): add("&amp;")
+                case UInt8(ascii: "<"): add("&lt;")
+                case UInt8(ascii: ">"): add("&gt;")
+                case UInt8(ascii: "\""): add("&quot;")
+                case UInt8(ascii: "'"): add("&#39;")
+                default: bytes.append(byte)
+                }
             }
         }
-        return escaped
-    }
 
-    private static let style = """
-        :root{--ink:#1b1f24;--soft:#59636e;--page:#fff;--line:#d9dee3;--g:#c7ecd0;--y:#fbeeb0;--o:#fbd3a4;--r:#f4a9a1}
-        @media(prefers-color-scheme:dark){:root{--ink:#e8ebee;--soft:#9aa4ae;--page:#14171a;--line:#333a41;
-        --g:#1d4a2b;--y:#574b10;--o:#68400f;--r:#75251f}}
-        *{box-sizing:border-box}
-        body{margin:0 auto;padding:1.25rem;font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--page)}
-        h1{font-size:1.35rem;margin:0 0 .25rem}
-        header p,footer p{margin:.25rem 0;color:var(--soft)}
-        header b{color:var(--ink)}
-        .scroll{overflow-x:auto;margin:1rem 0;padding-bottom:.5rem}
-        table{border-collapse:separate;border-spacing:2px;font-variant-numeric:tabular-nums}
-        caption{text-align:left;color:var(--soft);padding-bottom:.4rem;caption-side:top}
-        thead th{font-weight:500;color:var(--soft);text-align:right;padding:.15rem .45rem;white-space:nowrap}
-        th.group{position:sticky;left:0;background:var(--page);text-align:left;font-weight:600;max-width:16rem;
-        padding:.15rem .6rem .15rem 0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;z-index:1}
-        td{padding:0;text-align:right;white-space:nowrap;border-radius:4px;vertical-align:top}
-        td.none,td.n,td.worst{padding:.2rem .5rem;color:var(--soft)}
-        td.worst,th.worst{text-align:left}
-        td.few{color:var(--soft)}
-        .g{background:var(--g)}.y{background:var(--y)}.o{background:var(--o)}.r{background:var(--r)}
-        summary{padding:.2rem .5rem;cursor:pointer;list-style:none;min-width:3.4rem}
-        summary::-webkit-details-marker{display:none}
-        summary i{font-style:normal;font-size:.72em;opacity:.75;margin-left:.3em}
-        summary:focus-visible{outline:2px solid currentColor;outline-offset:1px;border-radius:4px}
-        details{position:relative}
-        details div{position:absolute;left:0;top:100%;z-index:2;padding:.5rem .7rem;text-align:left;width:max-content;
-        max-width:min(26rem,75vw);white-space:normal;color:var(--ink);background:var(--page);font-size:.85rem;
-        border:1px solid var(--line);border-radius:6px;box-shadow:0 4px 16px #0003}
-        .scroll:has(details[open]){padding-bottom:13rem}
-        code{font:.78rem ui-monospace,monospace;overflow-wrap:anywhere}
-        .legend span{padding:.1rem .45rem;border-radius:4px;color:var(--ink)}
-        .empty{padding:2rem 0;color:var(--soft)}
-        @media(max-width:40rem){body{padding:.75rem;font-size:14px}th.group{max-width:8.5rem}}
-        @media print{body{padding:0}.scroll{overflow:visible}td,.legend span{print-color-adjust:exact;
-        -webkit-print-color-adjust:exact}}
-        """
+        /// So that no name in it ends the script's element.
+        mutating func json(_ json: [UInt8]) {
+            for byte in json { if byte == UInt8(ascii: "<") { add("\\u003c") } else { bytes.append(byte) } }
+        }
+    }
+}
+
+extension HeatmapGrid.Change.Verdict {
+    /// `▲`, `▼`, or nil when nothing is sure.
+    var mark: String? {
+        switch self {
+        case .slower: "▲"
+        case .faster: "▼"
+        case .unclear: nil
+        }
+    }
+}
+
+/// The script and the style of the page, as they are in the sources, without indentation and comments of whole lines.
+enum Page {
+    static let script = stripped(PackageResources.page_js)
+    static let style = stripped(PackageResources.page_css)
+    static let scriptHash = Base64.encode(SHA256.hash(Array(script.utf8)))
+    static let styleHash = Base64.encode(SHA256.hash(Array(style.utf8)))
+
+    private static func stripped(_ source: [UInt8]) -> String {
+        String(decoding: source, as: UTF8.self).split(separator: "\n").map { $0.drop { $0 == " " } }
+            .filter { !$0.isEmpty && !$0.hasPrefix("//") }.joined(separator: "\n")
+    }
 }

@@ -1,51 +1,97 @@
+import OTLP
+
 /// The report as JSON (RFC 8259): `windows`, and for each group as many `cells`, null where there is nothing.
-/// Latencies are whole nanoseconds, times RFC 3339.
+/// Latencies are whole nanoseconds, times RFC 3339. `docs/heatmap.schema.json` describes it.
 public enum HeatmapJSON {
     public static func render(_ grid: HeatmapGrid) -> String {
-        var text = "{\"quantile\":\(grid.quantile),\"stage\":\(string(grid.stage)),\"group_by\":["
-        text += grid.groupBy.map(string).joined(separator: ",")
-        text += "],\"time_zone\":\(string(grid.timeZone)),\"window_seconds\":\(grid.windowSeconds)"
-        text += ",\"count\":\(grid.count),\"late_count\":\(grid.late),\"relative_error\":\(grid.relativeError)"
-        text += ",\"slo_ns\":\(grid.sloNano),\"levels_ns\":[\(grid.levels.map(String.init).joined(separator: ","))]"
-        text += ",\"overflowed_count\":\(grid.overflowed),\"omitted_groups\":\(grid.omittedRows),\"windows\":["
-        text += grid.windows.map {
-            "{\"start\":\"\(grid.civil.rfc3339($0.start))\",\"end\":\"\(grid.civil.rfc3339($0.end))\"}"
-        }.joined(separator: ",")
-        text += "],\"groups\":["
-        for (index, row) in grid.rows.enumerated() {
-            text +=
-                (index > 0 ? "," : "") + "{\"group\":\(string(row.group)),\"total\":" + cell(row.total) + ",\"cells\":["
-            text += row.cells.map { $0.map(cell) ?? "null" }.joined(separator: ",")
-            text += "]}"
-        }
-        return text + "]}\n"
+        var text = ""
+        stream(grid) { text += String(decoding: $0, as: UTF8.self) }
+        return text
     }
 
-    private static func cell(_ cell: HeatmapGrid.Cell) -> String {
-        var text = "{\"count\":\(cell.count),\"value_ns\":\(cell.quantileNano),\"p50_ns\":\(cell.p50Nano)"
-        text += ",\"p90_ns\":\(cell.p90Nano),\"p95_ns\":\(cell.p95Nano),\"p99_ns\":\(cell.p99Nano)"
-        text += ",\"max_ns\":\(cell.maxNano),\"level\":\"\(cell.level.rawValue)\",\"over_slo_count\":\(cell.overSLO)"
-        text += ",\"late_count\":\(cell.late),\"state\":\"\(cell.state.rawValue)\",\"trace_ids\":["
-        text += cell.slowest.map { "\"\($0.traceID)\"" }.joined(separator: ",")
-        text += "],\"stages\":["
-        text += cell.stages.map {
-            "{\"stage\":\(string($0.stage)),\"mean_ns\":\($0.meanNano),\"share\":\(Figures.decimal($0.share, 4))}"
-        }.joined(separator: ",")
-        return text + "]}"
+    /// The same in parts, one for each group, so that a large grid is never in memory as a text.
+    public static func stream(_ grid: HeatmapGrid, to write: ([UInt8]) throws -> Void) rethrows {
+        var json = JSONWriter()
+        json.beginObject()
+        json.field("quantile", grid.quantile)
+        json.field("stage", grid.stage)
+        json.field("group_by", grid.groupBy)
+        json.field("filters", grid.filters)
+        if let comparison = grid.comparison { json.field("compared_with", comparison) }
+        json.field("time_zone", grid.timeZone)
+        json.field("window_seconds", grid.windowSeconds)
+        json.field("count", grid.count)
+        json.field("late_count", grid.late)
+        json.field("relative_error", grid.relativeError)
+        json.field("slo_ns", grid.sloNano)
+        json.field("levels_ns", grid.levels)
+        json.field("overflowed_count", grid.overflowed)
+        json.field("omitted_groups", grid.omittedRows)
+        json.key("windows")
+        json.beginArray()
+        for window in grid.windows {
+            json.beginObject()
+            json.field("start", grid.civil.rfc3339(window.start))
+            json.field("end", grid.civil.rfc3339(window.end))
+            json.endObject()
+        }
+        json.endArray()
+        json.key("groups")
+        json.beginArray()
+        for row in grid.rows {
+            json.beginObject()
+            json.field("group", row.group)
+            json.key("total")
+            cell(row.total, &json)
+            json.key("cells")
+            json.beginArray()
+            for each in row.cells { if let each { cell(each, &json) } else { json.null() } }
+            json.endArray()
+            json.endObject()
+            try write(json.bytes)
+            json.bytes.removeAll(keepingCapacity: true)
+        }
+        json.endArray()
+        json.endObject()
+        json.bytes.append(0x0A)
+        try write(json.bytes)
     }
 
-    private static func string(_ text: String) -> String {
-        var quoted = "\""
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "\"": quoted += "\\\""
-            case "\\": quoted += "\\\\"
-            case _ where scalar.value < 0x20 || scalar.value == 0x7F:
-                let hex = String(scalar.value, radix: 16)
-                quoted += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
-            default: quoted.unicodeScalars.append(scalar)
-            }
+    private static func cell(_ cell: HeatmapGrid.Cell, _ json: inout JSONWriter) {
+        json.beginObject()
+        json.field("count", cell.count)
+        json.field("value_ns", cell.quantileNano)
+        if let interval = cell.interval { json.field("confidence_95_ns", [interval.lower, interval.upper]) }
+        json.field("p50_ns", cell.p50Nano)
+        json.field("p90_ns", cell.p90Nano)
+        json.field("p95_ns", cell.p95Nano)
+        json.field("p99_ns", cell.p99Nano)
+        json.field("max_ns", cell.maxNano)
+        json.field("level", cell.level.rawValue)
+        json.field("over_slo_count", cell.overSLO)
+        json.field("late_count", cell.late)
+        json.field("state", cell.state.rawValue)
+        json.field("trace_ids", cell.slowest.map(\.traceID))
+        if let nearest = cell.nearestTrace { json.field("nearest_trace_id", nearest.traceID) }
+        json.key("stages")
+        json.beginArray()
+        for stage in cell.stages {
+            json.beginObject()
+            json.field("stage", stage.stage)
+            json.field("mean_ns", stage.meanNano)
+            json.field("share", (stage.share * 10_000).rounded() / 10_000)
+            json.field("percent", stage.percent)
+            json.endObject()
         }
-        return quoted + "\""
+        json.endArray()
+        if let change = cell.change {
+            json.key("change")
+            json.beginObject()
+            json.field("baseline_ns", change.baselineNano)
+            json.field("baseline_count", change.baselineCount)
+            json.field("verdict", change.verdict.rawValue)
+            json.endObject()
+        }
+        json.endObject()
     }
 }

@@ -1,102 +1,65 @@
 /// The report for a terminal.
 public enum HeatmapText {
-    public enum Style: String, Sendable, CaseIterable {
-        /// Numbers and letters only.
-        case plain
-        /// With colours, for terminals that have them.
-        case ansi
-        /// With 🟢🟡🟠🔴, for chats and tickets.
-        case emoji
-    }
-
     /// Rows beyond this many are left out and counted; `limit` in the query, or the other forms, show them.
     public static let maxRows = 200
 
-    /// Room for a value, its level, and the window's label above it.
-    private static func cellWidth(_ grid: HeatmapGrid) -> Int { showsSeconds(grid) ? 10 : 8 }
-    private static func showsSeconds(_ grid: HeatmapGrid) -> Bool { grid.windowSeconds % 60 != 0 }
     private static let countWidth = 8
     private static let minGroupWidth = 12
 
-    /// Lines of at most `width` columns, of which there should be 40 or more. When not all windows fit, the latest are
-    /// shown.
+    /// Lines of at most `width` columns, of which there should be 40 or more. When not all windows fit, those that follow
+    /// one another are joined by merging their sketches.
     public static func render(_ grid: HeatmapGrid, width: Int, style: Style = .plain) -> String {
         let width = max(width, 40)
         guard !grid.rows.isEmpty else {
             let title = "\(grid.quantileName) push latency (\(TextWidth.clean(grid.stage))):"
-            return wrap([title, "no latencies in this range yet"], width: width, gap: " ").joined(separator: "\n")
-                + "\n"
+            return TextLayout.wrap([title, "no latencies in this range yet"], width: width, gap: " ")
+                .joined(separator: "\n") + "\n"
         }
-        let rows = Array(grid.rows.prefix(maxRows))
-        let cellWidth = cellWidth(grid)
-        let hasStages = width >= 80 && rows.contains { !$0.total.stages.isEmpty }
+        let shown = min(grid.rows.count, maxRows)
+        let hasStages = width >= 80 && grid.rows.prefix(shown).contains { !$0.total.stages.isEmpty }
         let stageWidth = hasStages ? 15 : 0
-        let longest = rows.reduce(5) { max($0, TextWidth.of($1.group)) }
+        let longest = grid.rows.prefix(shown).reduce(5) { max($0, TextWidth.of($1.group)) }
         // One more than the names take: a figure can fill its cell.
-        let groupWidth = min(longest, max(minGroupWidth, width - countWidth - stageWidth - 3 * cellWidth), 40) + 1
-        let room = max(1, (width - groupWidth - countWidth - stageWidth) / cellWidth)
-        let first = max(0, grid.windows.count - room)
+        let groupWidth =
+            min(longest, max(minGroupWidth, width - countWidth - stageWidth - 3 * cellWidth(grid)), 40) + 1
+        let room = max(1, (width - groupWidth - countWidth - stageWidth) / cellWidth(grid))
+        let joined = grid.joined(toAtMost: room)
+        let cellWidth = cellWidth(joined)
 
-        var lines = title(grid, width: width)
+        var text = TextLayout.title(joined, width: width).joined(separator: "\n") + "\n"
         var header = TextWidth.fit("group", groupWidth)
-        for label in labels(grid, from: first) { header += TextWidth.right(label, cellWidth) }
+        for window in joined.windows { header += TextWidth.right(label(window, joined), cellWidth) }
         header += TextWidth.right("n", countWidth) + (hasStages ? "  worst stage" : "")
-        lines.append(header)
-        for row in rows {
-            var line = TextWidth.fit(row.group, groupWidth - 1) + " "
-            for cell in row.cells[first...] { line += render(cell, style, cellWidth) }
-            line += TextWidth.right(Figures.short(row.total.count), countWidth)
-            if hasStages, let worst = row.total.stages.max(by: { $0.share < $1.share }) {
-                line += "  \(TextWidth.cut(worst.stage, stageWidth - 7)) \(Int((worst.share * 100).rounded()))%"
+        text += header + "\n"
+
+        var lines = TextBytes(style: style, cellWidth: cellWidth)
+        for row in joined.rows.prefix(shown) {
+            lines.add(TextWidth.fit(row.group, groupWidth - 1))
+            lines.add(" ")
+            for cell in row.cells { lines.add(cell) }
+            let count = Figures.short(row.total.count)
+            lines.blanks(countWidth - count.utf8.count)
+            lines.add(count)
+            if hasStages, let worst = row.total.stages.max(by: { $0.percent < $1.percent }) {
+                lines.add("  \(TextWidth.cut(worst.stage, stageWidth - 7)) \(worst.percent)%")
             }
-            lines.append(line)
+            lines.endLine()
         }
-        lines += notes(grid, shown: rows.count, hidden: first, width: width)
-        return lines.map(trimmed).joined(separator: "\n") + "\n"
+        text += String(decoding: lines.bytes, as: UTF8.self)
+        let isJoined = joined.windows.count < grid.windows.count
+        return text
+            + TextLayout.notes(
+                joined, shown: shown, joinedFrom: isJoined ? grid.windowSeconds : nil, marks: style.marks, width: width
+            ).joined(separator: "\n") + "\n"
     }
 
-    private static func trimmed(_ line: String) -> String {
-        var end = line.endIndex
-        while end > line.startIndex, line[line.index(before: end)] == " " { end = line.index(before: end) }
-        return String(line[..<end])
-    }
-
-    // MARK: Around the grid
-
-    private static func title(_ grid: HeatmapGrid, width: Int) -> [String] {
-        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(TextWidth.clean(grid.stage))"
-        let parts = [
-            "\(grid.quantileName) \(subject)", range(grid), "window \(Figures.span(grid.windowSeconds))",
-            "n=\(Figures.grouped(grid.count))", "late \(Figures.percent(grid.late, of: grid.count))",
-            grid.relativeError == 0 ? "exact" : "error ≤\(Figures.decimal(grid.relativeError * 100, 2))%",
-        ]
-        return wrap(parts, width: width)
-    }
-
-    /// As many parts on a line as fit. A part that is too long for any line is divided at its blanks, and then cut.
-    private static func wrap(_ parts: [String], width: Int, gap: String = "  ") -> [String] {
-        var lines = [""]
-        for part in parts {
-            let last = lines[lines.count - 1]
-            if TextWidth.of(part) > width {
-                let words = part.split(separator: " ").map { TextWidth.cut(String($0), width) }
-                let divided = wrap(words, width: width, gap: " ")
-                lines = (last.isEmpty ? [] : lines) + divided
-            } else if last.isEmpty {
-                lines[lines.count - 1] = part
-            } else if TextWidth.of(last) + gap.count + TextWidth.of(part) <= width {
-                lines[lines.count - 1] = last + gap + part
-            } else {
-                lines.append(part)
-            }
-        }
-        return lines
-    }
+    /// Room for a value, its level, and the window's label above it.
+    private static func cellWidth(_ grid: HeatmapGrid) -> Int { grid.windowSeconds % 60 != 0 ? 10 : 8 }
 
     static func range(_ grid: HeatmapGrid) -> String {
         guard let first = grid.windows.first, let last = grid.windows.last else { return "" }
         let civil = grid.civil
-        let seconds = showsSeconds(grid)
+        let seconds = grid.windowSeconds % 60 != 0
         let startDay = civil.date(first.start)
         let endDay = civil.date(last.end)
         let zone = civil.offsetText(last.end)
@@ -105,71 +68,61 @@ public enum HeatmapText {
             + " " + (zone == "Z" ? "UTC" : zone)
     }
 
-    private static func labels(_ grid: HeatmapGrid, from first: Int) -> [String] {
-        grid.windows[first...].map { window in
-            grid.windowSeconds >= 86_400
-                ? grid.civil.monthAndDay(window.start)
-                : grid.civil.time(window.start, withSeconds: showsSeconds(grid))
-        }
+    private static func label(_ window: HeatmapGrid.Window, _ grid: HeatmapGrid) -> String {
+        grid.windowSeconds >= 86_400
+            ? grid.civil.monthAndDay(window.start)
+            : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0)
+    }
+}
+
+/// The grid's lines, as they grow.
+struct TextBytes {
+    private let style: HeatmapText.Style
+    private let cellWidth: Int
+    private(set) var bytes: [UInt8] = []
+    /// By level: what begins a colour, and what marks it.
+    private let paints: [[UInt8]]
+    private let marks: [[UInt8]]
+
+    init(style: HeatmapText.Style, cellWidth: Int) {
+        self.style = style
+        self.cellWidth = cellWidth
+        bytes.reserveCapacity(1 << 16)
+        paints = LatencyLevel.allCases.map { Array(style.colours.paint($0).utf8) }
+        marks = LatencyLevel.allCases.map { Array(style.marks.mark($0).utf8) }
     }
 
-    private static func notes(_ grid: HeatmapGrid, shown: Int, hidden: Int, width: Int) -> [String] {
-        var lines = wrap(
-            Figures.legend(grid.levels) + [
-                "~ n<\(HeatmapGrid.lowSample)",
-                "-- n<\(HeatmapGrid.noSample)", "· none", "* revised",
-            ], width: width)
-        if hidden > 0 {
-            lines += wrap(
-                ["\(hidden) earlier windows are not shown:", "use a longer window or a wider terminal"], width: width)
-        }
-        let omitted = grid.omittedRows + grid.rows.count - shown
-        if omitted > 0 { lines += wrap(["\(omitted) more groups are not shown:", "see the CSV"], width: width) }
-        if grid.overflowed > 0 {
-            lines += wrap(
-                [
-                    "\(Figures.grouped(grid.overflowed)) latencies are in (other):",
-                    "more groups came than the settings allow",
-                ],
-                width: width)
-        }
-        return lines
+    mutating func add(_ text: String) { bytes.append(contentsOf: text.utf8) }
+    mutating func blanks(_ count: Int) { for _ in 0..<max(0, count) { bytes.append(0x20) } }
+
+    mutating func endLine() {
+        while bytes.last == 0x20 { bytes.removeLast() }
+        bytes.append(0x0A)
     }
 
-    // MARK: A cell
-
-    /// Right-aligned: value, level, revised.
-    private static func render(_ cell: HeatmapGrid.Cell?, _ style: Style, _ cellWidth: Int) -> String {
-        guard let cell else { return TextWidth.right("·", cellWidth - 3) + "   " }
-        let revised = cell.state == .revised ? "*" : " "
-        guard cell.count >= HeatmapGrid.noSample else { return TextWidth.right("--", cellWidth - 3) + "  " + revised }
-        let figure =
-            cell.count < HeatmapGrid.lowSample
-            ? "~" + Figures.milliseconds(cell.quantileNano, columns: 4) : Figures.milliseconds(cell.quantileNano)
-        switch style {
-        case .plain: return TextWidth.right(figure, cellWidth - 3) + " \(cell.level.letter)" + revised
-        case .ansi:
-            return TextWidth.right("", cellWidth - 3 - TextWidth.of(figure)) + colour(cell.level)
-                + "\(figure) \(cell.level.letter)\u{1B}[0m" + revised
-        case .emoji: return TextWidth.right(figure, cellWidth - 3) + mark(cell.level) + revised
+    /// Right-aligned: value, level, what is to be noted.
+    mutating func add(_ cell: HeatmapGrid.Cell?) {
+        guard let cell else {
+            blanks(cellWidth - 4)
+            add("·")
+            return blanks(3)
         }
-    }
-
-    private static func colour(_ level: LatencyLevel) -> String {
-        switch level {
-        case .green: "\u{1B}[32m"
-        case .yellow: "\u{1B}[33m"
-        case .orange: "\u{1B}[38;5;208m"
-        case .red: "\u{1B}[1;31m"
+        let note = cell.change?.verdict.mark ?? (cell.state == .revised ? "*" : " ")
+        guard cell.count >= HeatmapGrid.noSample else {
+            blanks(cellWidth - 5)
+            add("--  ")
+            return add(note)
         }
-    }
-
-    private static func mark(_ level: LatencyLevel) -> String {
-        switch level {
-        case .green: "🟢"
-        case .yellow: "🟡"
-        case .orange: "🟠"
-        case .red: "🔴"
-        }
+        let isLow = cell.count < HeatmapGrid.lowSample
+        let figure = Figures.milliseconds(cell.quantileNano, columns: isLow ? 4 : 5)
+        let level = cell.level.number
+        blanks(cellWidth - 3 - figure.utf8.count - (isLow ? 1 : 0))
+        bytes.append(contentsOf: paints[level])
+        if isLow { bytes.append(UInt8(ascii: "~")) }
+        add(figure)
+        if style.marks != .emoji { bytes.append(0x20) }
+        bytes.append(contentsOf: marks[level])
+        if !paints[level].isEmpty { add("\u{1B}[0m") }
+        add(note)
     }
 }

@@ -1,7 +1,10 @@
 /// Columns that text takes in a terminal: two for East Asian wide characters and emoji, none for combining marks.
 /// https://www.unicode.org/reports/tr11/
 enum TextWidth {
-    static func of(_ text: some StringProtocol) -> Int { text.reduce(0) { $0 + of($1) } }
+    static func of(_ text: some StringProtocol) -> Int {
+        if text.utf8.allSatisfy({ 0x20..<0x7F ~= $0 }) { return text.utf8.count }
+        return text.reduce(0) { $0 + of($1) }
+    }
 
     static func of(_ character: Character) -> Int {
         if character.utf8.count == 1 { return 1 }
@@ -47,7 +50,8 @@ enum TextWidth {
     /// Without what would move a terminal's cursor, start an escape sequence or turn the text around: question marks
     /// instead.
     static func clean(_ text: String) -> String {
-        String(text.map { $0.unicodeScalars.contains(where: isControl) ? "?" : $0 })
+        if text.utf8.allSatisfy({ 0x20..<0x7F ~= $0 }) { return text }
+        return String(text.map { $0.unicodeScalars.contains(where: isControl) ? "?" : $0 })
     }
 
     /// Cut to a width and filled with blanks.

@@ -41,6 +41,18 @@ struct HeatmapCommand: AsyncParsableCommand {
             "Attribute that names the groups. Default device.group, else service.name.", valueName: "key"))
     var by: String?
 
+    @Option(help: ArgumentHelp("Only where an attribute is so: tenant.id=acme. Repeatable.", valueName: "condition"))
+    var `where`: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "With the time before (1d), or one value of an attribute with another (app.version=v1,v2).",
+            valueName: "what"))
+    var compare: String?
+
+    @Option(help: ArgumentHelp("Compare with another range: 2d..1d, or two times.", valueName: "range"))
+    var against: String?
+
     @Option(help: ArgumentHelp("p50, p99.9, 0.95. Default p95.", valueName: "q"))
     var quantile: String?
 
@@ -92,8 +104,18 @@ struct HeatmapCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Columns of the text. Default: the terminal's.", valueName: "n"))
     var width: Int?
 
-    @Flag(help: "Levels as 🟢🟡🟠🔴.")
+    @Option(help: ArgumentHelp("Levels as letters, blocks or emoji. Default letters.", valueName: "marks"))
+    var marks: HeatmapText.Marks?
+
+    @Flag(help: "The same as --marks emoji, without colours.")
     var emoji = false
+
+    @Option(help: ArgumentHelp("auto, none, 16, 256 or truecolor. Default auto.", valueName: "colours"))
+    var color: String?
+
+    @Option(
+        help: ArgumentHelp("In HTML, trace ids lead to this: https://jaeger/trace/{trace_id}.", valueName: "url"))
+    var traceUrl: String?
 
     @Option(help: ArgumentHelp("Bearer token for a server. Default $ISOTHERM_TOKEN.", valueName: "token"))
     var token: String?
@@ -107,6 +129,12 @@ struct HeatmapCommand: AsyncParsableCommand {
             throw ValidationError("--name, --kind and --service are for files; a server has counted its spans already.")
         }
         if watch != nil, sources.contains("-") { throw ValidationError("--watch cannot read standard input again.") }
+        if let color, color != "auto", HeatmapText.Colours(rawValue: color) == nil {
+            throw ValidationError("--color \(color) is none of auto, none, 16, 256, truecolor.")
+        }
+        if let traceUrl, HeatmapHTML.Options(traceURL: traceUrl, liveAddress: nil) == nil {
+            throw ValidationError("--trace-url \(traceUrl) is no http or https URL with {trace_id} in it.")
+        }
         if let width, width < 40 { throw ValidationError("--width \(width) is less than 40 columns.") }
     }
 
@@ -118,26 +146,52 @@ struct HeatmapCommand: AsyncParsableCommand {
         } catch {
             throw ValidationError("--watch: \(error)")
         }
+        let isScreen = interval != nil && output == nil && Terminal.isTerminal(STDOUT_FILENO)
+        if isScreen { Terminal.enterScreen() }
+        defer { if isScreen { Terminal.leaveScreen() } }
+        var last: String?
         repeat {
-            let report: String
-            do { report = isRemote ? try fetch() : try renderFiles() } catch let error as HeatmapError {
-                Terminal.note("Error: --\(error.cause)")
-                throw ExitCode(64)
-            } catch let error as SettingError {
-                Terminal.note("Error: \(error)")
-                throw ExitCode.failure
+            do {
+                let report = try isRemote ? fetch() : renderFiles()
+                last = report
+                if isScreen { Terminal.redraw(report) } else { try show(report) }
+            } catch {
+                // A server that is away for a while is asked again, once there is something to look at.
+                guard isScreen, let last else { throw fail(error, leaving: isScreen) }
+                Terminal.redraw("\(error); asking again\n" + last)
             }
-            if let output {
-                do { try Data(report.utf8).write(to: URL(fileURLWithPath: output), options: .atomic) } catch {
-                    Terminal.note("Error: \(output) cannot be written: \(error.localizedDescription)")
-                    throw ExitCode.failure
-                }
-            } else {
-                if interval != nil, Terminal.isTerminal(STDOUT_FILENO) { Terminal.print("\u{1B}[2J\u{1B}[H") }
-                Terminal.print(report)
-            }
-            if let interval { try? await Task.sleep(for: interval) }
+            if let interval { await pause(interval) }
         } while interval != nil && !StopSignal.isSet
+    }
+
+    private func show(_ report: String) throws {
+        guard let output else {
+            Terminal.print(report)
+            return
+        }
+        do { try Data(report.utf8).write(to: URL(fileURLWithPath: output), options: .atomic) } catch {
+            throw SettingError("\(output) cannot be written: \(error.localizedDescription)")
+        }
+    }
+
+    /// Says what went wrong where it stays to be read.
+    private func fail(_ error: any Error, leaving isScreen: Bool) -> any Error {
+        if isScreen { Terminal.leaveScreen() }
+        if let error = error as? HeatmapError {
+            Terminal.note("Error: --\(error.cause)")
+            return ExitCode(64)
+        }
+        guard error is SettingError else { return error }
+        Terminal.note("Error: \(error)")
+        return ExitCode.failure
+    }
+
+    /// Ends early when the program is told to end.
+    private func pause(_ interval: Duration) async {
+        let end = ContinuousClock.now + interval
+        while !StopSignal.isSet, ContinuousClock.now < end {
+            try? await Task.sleep(for: min(.milliseconds(50), end - .now))
+        }
     }
 
     private var items: [(name: String, value: String)] {
@@ -145,10 +199,15 @@ struct HeatmapCommand: AsyncParsableCommand {
             ("by", by), ("quantile", quantile), ("window", window), ("stage", stage), ("since", since),
             ("until", until),
             ("tz", tz), ("slo", slo), ("levels", levels), ("sort", sort), ("limit", limit),
-        ].compactMap { name, value in value.map { (name, $0) } }
+            ("compare", compare), ("against", against),
+        ].compactMap { name, value in value.map { (name, $0) } } + `where`.map { ("where", $0) }
     }
 
-    private var style: HeatmapText.Style { emoji ? .emoji : Terminal.hasColour && output == nil ? .ansi : .plain }
+    private var style: HeatmapText.Style {
+        if emoji { return .emoji }
+        let colours = color.flatMap { HeatmapText.Colours(rawValue: $0) } ?? (output == nil ? Terminal.colours : .none)
+        return HeatmapText.Style(colours: colours, marks: marks ?? .letters)
+    }
 
     // MARK: A running server
 
@@ -159,8 +218,10 @@ struct HeatmapCommand: AsyncParsableCommand {
         var query = items.map { ($0.name, $0.value) }
         if format == .text {
             query.append(("width", "\(width ?? Terminal.width)"))
-            query.append(("style", style.rawValue))
+            query.append(("color", style.colours.rawValue))
+            query.append(("marks", style.marks.rawValue))
         }
+        if format == .html, let traceUrl { query.append(("trace-url", traceUrl)) }
         var headers: [(String, String)] = []
         if let token = token ?? ServerOptions.variable("ISOTHERM_TOKEN") {
             headers.append(("Authorization", "Bearer \(token)"))
@@ -191,8 +252,10 @@ struct HeatmapCommand: AsyncParsableCommand {
         switch format {
         case .text: return HeatmapText.render(grid, width: width ?? Terminal.width, style: style)
         case .csv: return HeatmapCSV.render(grid)
-        case .html: return HeatmapHTML.render(grid)
+        case .html: return HeatmapHTML.render(grid, options: .init(traceURL: traceUrl, liveAddress: nil) ?? .init())
         case .json: return HeatmapJSON.render(grid)
         }
     }
 }
+
+extension HeatmapText.Marks: ExpressibleByArgument {}

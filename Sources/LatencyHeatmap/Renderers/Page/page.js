@@ -1,0 +1,851 @@
+"use strict";
+// What the heatmap's page can do beyond its table. Reads the data that PageData.swift describes, merges sketches for other
+// quantiles and longer windows, and never averages. Text from the data reaches the document as text only.
+(() => {
+const LOW = 59, NONE = 20, LETTERS = "GYOR", STATES = ["open", "final", "revised"];
+const QUANTILES = [0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1];
+const $ = id => document.getElementById(id);
+const el = (tag, attributes, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
+  node.append(...children.filter(child => child != null));
+  return node;
+};
+
+// MARK: Reading
+
+const model = () => ({ e: new Uint16Array(66).fill(1024), t: new Uint16Array(66).fill(1024), last: 0 });
+
+class Decoder {
+  constructor(bytes, at) {
+    Object.assign(this, { bytes, at, range: 0xFFFFFFFF, code: 0 });
+    for (let i = 0; i < 4; i++) this.code = this.code * 256 + this.bytes[this.at++];
+  }
+  fill() {
+    while (this.range < 0x1000000) {
+      this.code = this.code * 256 + (this.bytes[this.at++] || 0);
+      this.range *= 256;
+    }
+  }
+  bit(table, i) {
+    const chance = table[i], bound = (this.range >>> 11) * chance;
+    const one = this.code >= bound;
+    if (one) {
+      this.code -= bound;
+      this.range -= bound;
+      table[i] = chance - (chance >> 4);
+    } else {
+      this.range = bound;
+      table[i] = chance + ((2048 - chance) >> 4);
+    }
+    this.fill();
+    return one ? 1 : 0;
+  }
+  raw() {
+    this.range >>>= 1;
+    const one = this.code >= this.range;
+    if (one) this.code -= this.range;
+    this.fill();
+    return one ? 1 : 0;
+  }
+  number(m) {
+    let length = 0;
+    while (this.bit(m.e, length)) length++;
+    if (!length) return 0;
+    let value = 2 + this.bit(m.t, length);
+    for (let i = 1; i < length; i++) value = value * 2 + this.raw();
+    return value - 1;
+  }
+  signed(m) {
+    const n = this.number(m);
+    return n % 2 ? -(n + 1) / 2 : n / 2;
+  }
+  near(m) {
+    const value = this.signed(m) + ((m.last + 8) >> 4);
+    m.last += (value * 16 - m.last) >> 3;
+    return value;
+  }
+  figure(m, bits) {
+    const length = m.last += this.signed(m);
+    if (!length) return 0;
+    const kept = Math.min(length - 1, bits);
+    let value = 1;
+    for (let i = 0; i < kept; i++) value = value * 2 + this.raw();
+    return value * 2 ** (length - 1 - kept);
+  }
+  hex(digits) {
+    let text = "";
+    for (let i = 0; i < digits; i++) {
+      text += (this.raw() * 8 + this.raw() * 4 + this.raw() * 2 + this.raw()).toString(16);
+    }
+    return text;
+  }
+}
+
+const edges = runs => {
+  const found = runs.slice(0, 1);
+  for (let i = 1; i < runs.length; i += 2) {
+    for (let k = 0; k < runs[i + 1]; k++) found.push(found[found.length - 1] + runs[i]);
+  }
+  return found;
+};
+
+function load(header, body) {
+  const grid = { ...header, edges: edges(header.edges), rows: [], fine: null };
+  const bytes = Uint8Array.from(atob(body), c => c.charCodeAt(0));
+  const decoder = new Decoder(bytes, 0), columns = grid.edges.length - 1;
+  const m = {};
+  for (const name of ["presence", "exactness", "bucket", "quantile", "largest", "over", "late", "state", "zeros", "used",
+    "first", "gap", "few", "many", "mask", "percent", "mean", "traceCount", "trace"]) m[name] = model();
+  const cell = () => {
+    if (!decoder.number(m.presence)) return null;
+    const c = {
+      q: decoder.number(m.exactness) ? decoder.figure(m.quantile, 64) : Math.round(middle(decoder.near(m.bucket), 6)),
+      max: decoder.figure(m.largest, 10), over: decoder.number(m.over),
+      late: decoder.number(m.late), state: decoder.number(m.state), zeros: decoder.number(m.zeros),
+      index: [], count: [], stages: [], mean: 0, traces: [],
+    };
+    c.n = c.zeros;
+    const used = decoder.number(m.used);
+    for (let i = 0, at = 0; i < used; i++) {
+      at = i ? at + 1 + decoder.number(m.gap) : decoder.near(m.first);
+      const count = 1 + decoder.number(used > 16 ? m.many : m.few);
+      c.index.push(at);
+      c.count.push(count);
+      c.n += count;
+    }
+    if (grid.stages.length) {
+      const mask = decoder.number(m.mask);
+      c.stages = grid.stages.map((_, i) => [i, 0]).filter(([i]) => mask >> i & 1);
+      let left = 100;
+      c.stages.forEach((stage, i) => left -= stage[1] = i < c.stages.length - 1 ? decoder.number(m.percent) : left);
+      c.mean = decoder.figure(m.mean, 8);
+    }
+    for (let k = grid.traces && decoder.number(m.traceCount); k > 0; k--) {
+      c.traces.push([decoder.figure(m.trace, 10), decoder.hex(32)]);
+    }
+    return c;
+  };
+  for (const group of grid.groups) {
+    const cells = [];
+    for (let i = 0; i < columns; i++) cells.push(cell());
+    grid.rows.push({ group, cells, total: cell() });
+  }
+  if (header.fineEdges) grid.fine = loadFine(grid, header, bytes);
+  return grid;
+}
+
+function loadFine(grid, header, bytes) {
+  const decoder = new Decoder(bytes, header.fineAt), starts = edges(header.fineEdges), counts = model(), figures = model(), levels = model();
+  const columns = starts.length - 1, isCoarse = header.fineScale < 6;
+  const count = step => {
+    if (step < NONE || !isCoarse) return step;
+    const k = step - 19;
+    return k === 8 ? LOW : (4 + (k > 8 ? k - 1 : k) % 4) * 2 ** (Math.floor((k > 8 ? k - 1 : k) / 4) + 2);
+  };
+  const rows = grid.groups.map(() => {
+    const n = new Float64Array(columns), q = new Float64Array(columns), l = new Uint8Array(columns);
+    counts.last = figures.last = 0;
+    for (let i = 0; i < columns; i++) {
+      n[i] = count(decoder.near(counts));
+      if (n[i] < NONE) continue;
+      const index = decoder.near(figures);
+      q[i] = middle(index, header.fineScale);
+      const [low, high] = [index, index + 1].map(at => levelIn(header, 2 ** (at / 2 ** header.fineScale) * 1e9));
+      l[i] = high > low ? low + decoder.number(levels) : low;
+    }
+    return { n, q, l };
+  });
+  return { edges: starts, rows, length: header.fineLength, scale: header.fineScale };
+}
+
+// MARK: Sketches
+
+/// The value that is as far from both edges of a bucket, in nanoseconds.
+const middle = (index, scale) => {
+  const upper = 2 ** ((index + 1) / 2 ** scale) * 1e9, lower = upper / 2 ** (2 ** -scale);
+  return 2 * lower * upper / (lower + upper);
+};
+const errorOf = scale => { const b = 2 ** (2 ** -scale); return (b - 1) / (b + 1); };
+
+function merged(cells) {
+  const all = cells.filter(Boolean);
+  if (all.length < 2) return all[0] || null;
+  const counts = new Map();
+  const sum = { max: 0, over: 0, late: 0, state: 1, zeros: 0, n: 0, mean: 0, traces: [], stages: [] };
+  const shares = new Map();
+  let weight = 0;
+  for (const c of all) {
+    c.index.forEach((index, i) => counts.set(index, (counts.get(index) || 0) + c.count[i]));
+    sum.max = Math.max(sum.max, c.max);
+    for (const key of ["over", "late", "zeros", "n"]) sum[key] += c[key];
+    sum.mean += c.mean * c.n;
+    if (c.stages.length) weight += c.mean * c.n;
+    for (const [stage, percent] of c.stages) shares.set(stage, (shares.get(stage) || 0) + percent * c.mean * c.n);
+    sum.traces.push(...c.traces);
+  }
+  sum.mean /= sum.n;
+  sum.index = [...counts.keys()].sort((a, b) => a - b);
+  sum.count = sum.index.map(index => counts.get(index));
+  sum.traces = sum.traces.sort((a, b) => b[0] - a[0]).slice(0, 3);
+  const stages = [...shares.keys()].sort((a, b) => a - b);
+  const percents = whole(stages.map(stage => weight ? shares.get(stage) / weight : 0));
+  sum.stages = stages.map((stage, i) => [stage, percents[i]]);
+  sum.state = all.some(c => c.late) ? 2 : all.some(c => c.state === 0) ? 0 : 1;
+  return sum;
+}
+
+/// Largest remainder: whole numbers that add up to 100.
+function whole(exact) {
+  const floor = exact.map(Math.floor);
+  const order = exact.map((_, i) => i).sort((a, b) => exact[b] % 1 - exact[a] % 1 || a - b);
+  const missing = exact.some(x => x > 0) ? Math.round(100 - floor.reduce((a, b) => a + b, 0)) : 0;
+  order.slice(0, Math.max(0, missing)).forEach(i => floor[i]++);
+  return floor;
+}
+
+function atRank(c, rank) {
+  let seen = c.zeros;
+  if (seen >= rank) return 0;
+  for (let i = 0; i < c.index.length; i++) {
+    seen += c.count[i];
+    if (seen >= rank) return Math.min(middle(c.index[i], grid.scale), c.max);
+  }
+  return c.max;
+}
+const quantile = (c, q) => q === 1 ? c.max : atRank(c, Math.max(1, Math.ceil(Math.round(q * 1e6) * c.n / 1e6)));
+
+/// Ranks between which the quantile of the whole lies with 95 %: see QuantileInterval.swift.
+function interval(n, q) {
+  const reach = 1.959964 * Math.sqrt(n * q * (1 - q));
+  if (n >= 100000) return [Math.floor(n * q - reach), Math.ceil(n * q + reach) + 1];
+  const tail = p => {
+    // The largest k with P(B <= k) <= 2.5 %.
+    let term = n * Math.log1p(-p), sum = 0;
+    for (let k = 0; k < n; k++) {
+      sum += Math.exp(term);
+      if (sum > 0.025) return k - 1;
+      term += Math.log((n - k) / (k + 1) * p / (1 - p));
+    }
+    return -1;
+  };
+  const below = tail(q), above = tail(1 - q);
+  return below < 0 || above < 0 ? null : [below + 1, n - above];
+}
+
+// MARK: Numbers and times, as Figures.swift writes them
+
+function milliseconds(ns, columns = 5) {
+  const value = ns / 1e6;
+  if (value < 0.995) return value.toFixed(2);
+  if (value < 9.95) return value.toFixed(1);
+  let text = String(Math.round(value));
+  for (const [unit, length] of [["s", 1e3], ["m", 6e4], ["h", 36e5], ["d", 864e5], ["y", 315576e5]]) {
+    if (text.length <= columns) break;
+    text = Math.round(value / length) + unit;
+  }
+  return text;
+}
+const latency = ns => { const text = milliseconds(ns); return /\d$/.test(text) ? text + " ms" : text; };
+const grouped = n => String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, ",");
+function short(n) {
+  if (n < 10000) return String(n);
+  if (n < 999500) return Math.round(n / 1e3) + "k";
+  for (const [unit, size] of [["M", 1e6], ["G", 1e9], ["T", 1e12], ["P", 1e15]]) {
+    if (n < 9.95 * size) return (n / size).toFixed(1) + unit;
+    if (n < 999.5 * size) return Math.round(n / size) + unit;
+  }
+  return (n / 1e18).toFixed(1) + "E";
+}
+const span = s => s % 86400 ? s % 3600 ? s % 60 ? s + "s" : s / 60 + "m" : s / 3600 + "h" : s / 86400 + "d";
+const quantileName = q => q === 1 ? "max" : "P" + +(q * 100).toFixed(4);
+const levelIn = (header, ns) => header.levels.filter(limit => ns >= limit).length;
+const level = ns => levelIn(grid, ns);
+
+let clock = null;
+function useZone(zone) {
+  clock = new Intl.DateTimeFormat("en-u-ca-iso8601-nu-latn", {
+    timeZone: zone, hourCycle: "h23", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit",
+    minute: "2-digit", second: "2-digit",
+  });
+}
+function fields(second) {
+  const found = {};
+  for (const part of clock.formatToParts(second * 1000)) found[part.type] = part.value;
+  return found;
+}
+const offset = second => {
+  const f = fields(second);
+  return Date.UTC(f.year, f.month - 1, f.day, f.hour, f.minute, f.second) / 1000 - second;
+};
+const time = (second, length) => {
+  const f = fields(second);
+  return length % 86400 === 0 ? `${f.month}-${f.day}` : `${f.hour}:${f.minute}` + (length % 60 ? `:${f.second}` : "");
+};
+const date = second => { const f = fields(second); return `${f.year}-${f.month}-${f.day}`; };
+function rfc3339(second) {
+  const f = fields(second), minutes = Math.round(offset(second) / 60), size = Math.abs(minutes);
+  const two = n => String(n).padStart(2, "0");
+  return `${f.year}-${f.month}-${f.day}T${f.hour}:${f.minute}:${f.second}`
+    + (minutes ? (minutes < 0 ? "-" : "+") + two(Math.floor(size / 60)) + ":" + two(size % 60) : "Z");
+}
+
+// MARK: What is shown
+
+let grid = null, columns = [], rows = [], view = null, selected = null;
+const data = $("grid");
+
+/// Columns of the chosen length, aligned to the chosen zone's clock: runs of the embedded ones.
+function layOut() {
+  useZone(view.zone);
+  columns = [];
+  const starts = isFine() ? grid.fine.edges : grid.edges;
+  for (let i = 0; i + 1 < starts.length; i++) {
+    const number = isFine() || view.length === grid.length
+      ? i : Math.floor((starts[i] + offset(starts[i])) / view.length);
+    const last = columns[columns.length - 1];
+    if (last && last.number === number) {
+      last.to = i + 1;
+      last.end = starts[i + 1];
+    } else {
+      columns.push({ number, from: i, to: i + 1, start: starts[i], end: starts[i + 1] });
+    }
+  }
+  const wanted = view.filter.toLowerCase();
+  rows = grid.rows.map((row, number) => ({ ...row, number, made: [] }))
+    .filter(row => row.group.toLowerCase().includes(wanted));
+  if (view.sort === "slowest") rows.sort((a, b) => figure(b.total).q - figure(a.total).q);
+  if (view.sort === "count") rows.sort((a, b) => b.total.n - a.total.n);
+}
+const isFine = () => grid.fine !== null && view.length === grid.fine.length;
+
+/// A cell with the chosen quantile; the figure that came with it where that is the one asked for.
+function figure(c, isWhole = true) {
+  if (!c) return null;
+  const q = isWhole && view.quantile === grid.quantile && c.q !== undefined ? c.q : quantile(c, view.quantile);
+  return { ...c, q, level: level(q) };
+}
+function cellAt(row, column) {
+  if (column === columns.length) return row.made[column] ??= figure(row.total);
+  if (isFine()) {
+    const { n, q, l } = grid.fine.rows[row.number];
+    return n[column] ? { n: n[column], q: q[column], level: l[column], state: 1 } : null;
+  }
+  const { from, to } = columns[column];
+  if (row.made[column] === undefined) row.made[column] = figure(merged(row.cells.slice(from, to)));
+  return row.made[column];
+}
+const label = c => !c ? "·" : c.n < NONE ? "--"
+  : (c.n < LOW ? "~" : "") + milliseconds(c.q) + " " + LETTERS[c.level];
+const text = c => label(c) + (c && c.state === 2 ? "*" : "");
+const kind = c => !c ? "none" : c.n < NONE ? "few" : LETTERS[c.level].toLowerCase();
+const worst = c => c && c.stages.length ? c.stages.reduce((a, b) => b[1] > a[1] ? b : a) : null;
+const columnName = column => column === columns.length ? "all windows"
+  : `${date(columns[column].start)} ${time(columns[column].start, 1)}–${time(columns[column].end, 1)}`
+    .replace(/:00(?=–|$)/g, "");
+
+function draw() {
+  layOut();
+  $("scroll").hidden = isFine();
+  $("fine").hidden = !isFine();
+  if (isFine()) drawFine(); else drawTable();
+  close();
+  $("shown").textContent = `${rows.length} of ${grid.rows.length} groups`;
+}
+
+function drawTable() {
+  const length = view.length;
+  const head = el("tr", {}, el("th", { scope: "col", class: "group" }, "group"));
+  let day = null;
+  for (const { start } of columns) {
+    const f = fields(start), isNew = day !== null && day !== f.day && length % 86400;
+    day = f.day;
+    head.append(el("th", { scope: "col" }, isNew ? el("span", {}, `${f.month}-${f.day}`) : null, time(start, length)));
+  }
+  const hasStages = grid.stages.length > 0;
+  head.append(el("th", { scope: "col", class: "all" }, "all"), el("th", { scope: "col" }, "n"));
+  if (hasStages) head.append(el("th", { scope: "col", class: "worst" }, "worst stage"));
+  const body = el("tbody");
+  for (const row of rows) {
+    const line = el("tr", {}, el("th", { scope: "row", class: "group", dir: "auto", title: row.group }, row.group));
+    for (let c = 0; c <= columns.length; c++) {
+      const cell = cellAt(row, c);
+      line.append(el("td", { class: kind(cell) + (c === columns.length ? " all" : "") }, text(cell)));
+    }
+    line.append(el("td", { class: "n" }, short(row.total.n)));
+    const stage = worst(row.total);
+    if (hasStages) line.append(el("td", { class: "worst" }, stage ? `${grid.stages[stage[0]]} ${stage[1]} %` : "·"));
+    body.append(line);
+  }
+  const table = $("table");
+  table.caption.firstChild.textContent = `${quantileName(view.quantile)} in milliseconds`;
+  table.tHead.replaceChildren(head);
+  table.tBodies[0].replaceWith(body);
+  rove(body.rows[0]?.cells[1]);
+}
+
+// MARK: The panel
+
+function show(row, column) {
+  selected = { row, column };
+  const r = rows[row], cell = cellAt(r, column);
+  const outer = isFine() && column < columns.length
+    ? grid.edges.findLastIndex(edge => edge <= columns[column].start) : null;
+  const whole = outer !== null ? figure(r.cells[outer]) : cell;
+  const parts = [
+    el("button", { type: "button", class: "close", "aria-label": "Close" }, "×"),
+    el("h2", { dir: "auto" }, r.group),
+    el("p", { class: "when" }, columnName(column)),
+  ];
+  if (!cell) parts.push(el("p", {}, "No latency ended here."));
+  else {
+    const name = quantileName(view.quantile);
+    parts.push(el("p", { class: "big " + kind(cell) }, cell.n < NONE ? "--" : latency(cell.q),
+      el("small", {}, ` ${name} of n${outer !== null && grid.fine.scale < 6 ? "≈" : "="}${grouped(cell.n)}`)));
+    if (outer !== null) {
+      parts.push(el("p", { class: "note" }, `One of the windows of ${span(grid.fine.length)}, to within `
+        + `${(errorOf(grid.fine.scale) * 100).toFixed(1)} %; its level is exact. From here on, all of `
+        + `${time(grid.edges[outer], 1)}–${time(grid.edges[outer + 1], 1)}:`));
+    }
+  }
+  if (whole) parts.push(...details(whole));
+  $("panel").replaceChildren(...parts);
+  $("panel").hidden = false;
+  $("panel").querySelector(".close").addEventListener("click", () => close(true));
+  mark();
+}
+
+function details(c) {
+  const parts = [], ranks = interval(c.n, view.quantile);
+  const list = el("dl");
+  const add = (name, value) => list.append(el("dt", {}, name), el("dd", {}, value));
+  if (view.quantile < 1) {
+    add("95 % confidence", ranks ? `${latency(atRank(c, ranks[0]))} – ${latency(atRank(c, ranks[1]))}`
+      : "too few values");
+  }
+  for (const q of [0.5, 0.9, 0.95, 0.99]) {
+    add(quantileName(q), latency(q === view.quantile && c.q !== undefined ? c.q : quantile(c, q)));
+  }
+  add("max", latency(c.max));
+  add(`over ${latency(grid.slo)}`, `${grouped(c.over)} (${(c.over / c.n * 100).toFixed(2)} %)`);
+  if (c.late) add("late", grouped(c.late));
+  add("state", STATES[c.state]);
+  parts.push(bars(c), list);
+  if (c.stages.length) {
+    const bar = el("div", { class: "stack", "aria-hidden": "true" });
+    c.stages.forEach(([stage, percent], i) => {
+      const part = el("i", { class: "s" + i % 4 });
+      part.style.width = percent + "%";
+      bar.append(part);
+    });
+    const names = el("ul", { class: "stages" });
+    c.stages.forEach(([stage, percent], i) => names.append(
+      el("li", {}, el("i", { class: "s" + i % 4, "aria-hidden": "true" }), `${grid.stages[stage]} ${percent} %`)));
+    parts.push(el("h3", {}, `Where the mean of ${latency(c.mean)} goes`), bar, names);
+  }
+  if (c.traces.length) {
+    const traces = el("ol", { class: "traces" });
+    for (const [ns, id] of c.traces) {
+      const name = grid.traceURL
+        ? el("a", { href: grid.traceURL.replace("{trace_id}", id), target: "_blank", rel: "noopener noreferrer" }, id)
+        : el("code", {}, id);
+      traces.append(el("li", {}, name, ` ${latency(ns)}`));
+    }
+    parts.push(el("h3", {}, "Slowest traces"), traces);
+  }
+  if (grid.scale < 6) {
+    parts.push(el("p", { class: "note" },
+      `Figures other than the report's ${quantileName(grid.quantile)}: error ≤ ${(errorOf(grid.scale) * 100).toFixed(1)} %.`));
+  }
+  return parts;
+}
+
+/// The distribution, a bar for each bucket, coloured by its level.
+function bars(c) {
+  const shift = 3, counts = new Map();
+  c.index.forEach((index, i) => {
+    const at = Math.floor(index / 2 ** Math.max(0, grid.scale - shift));
+    counts.set(at, (counts.get(at) || 0) + c.count[i]);
+  });
+  const scale = Math.min(grid.scale, shift), keys = [...counts.keys()];
+  if (!keys.length) return null;
+  const low = Math.min(...keys), high = Math.max(...keys), most = Math.max(...counts.values());
+  const box = el("div", { class: "bars", role: "img", "aria-label":
+    `Distribution from ${latency(middle(low, scale))} to ${latency(middle(high, scale))}` });
+  for (let at = low; at <= high; at++) {
+    const bar = el("i", { class: LETTERS[level(middle(at, scale))].toLowerCase() });
+    bar.style.height = Math.ceil((counts.get(at) || 0) / most * 100) + "%";
+    box.append(bar);
+  }
+  return el("div", {}, box, el("p", { class: "axis" }, el("span", {}, latency(middle(low, scale))),
+    el("span", {}, latency(middle(high, scale)))));
+}
+
+function close(hasFocus) {
+  const old = selected;
+  $("panel").hidden = true;
+  selected = null;
+  mark();
+  if (hasFocus && old && !isFine()) tableCell(old.row, old.column)?.focus();
+  if (hasFocus && isFine()) $("canvas").focus();
+}
+
+const tableCell = (row, column) => $("table").tBodies[0].rows[row]?.cells[column + 1];
+function mark() {
+  for (const old of $("table").querySelectorAll("[aria-selected]")) old.removeAttribute("aria-selected");
+  if (!isFine() && selected) tableCell(selected.row, selected.column)?.setAttribute("aria-selected", "true");
+  if (isFine()) paintFine();
+}
+
+// MARK: Keys and pointers on the table
+
+function rove(cell) {
+  for (const old of $("table").querySelectorAll("td[tabindex]")) old.removeAttribute("tabindex");
+  cell?.setAttribute("tabindex", "0");
+}
+const position = target => {
+  const cell = target.closest?.("td");
+  if (!cell || cell.cellIndex > columns.length + 1) return null;
+  return { row: cell.parentNode.sectionRowIndex, column: cell.cellIndex - 1, cell };
+};
+function moved(key, at, lastRow, lastColumn) {
+  const steps = {
+    ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -Infinity],
+    End: [0, Infinity], PageUp: [-10, 0], PageDown: [10, 0],
+  }[key];
+  if (!steps) return null;
+  const within = (value, last) => Math.min(Math.max(value, 0), last);
+  return { row: within(at.row + steps[0], lastRow), column: within(at.column + steps[1], lastColumn) };
+}
+function listenToTable() {
+  const table = $("table");
+  table.setAttribute("role", "grid");
+  table.addEventListener("click", event => {
+    const at = position(event.target);
+    if (!at) return;
+    rove(at.cell);
+    show(at.row, at.column);
+  });
+  table.addEventListener("keydown", event => {
+    const at = position(event.target);
+    if (!at) return;
+    if (event.key === "Enter" || event.key === " ") {
+      show(at.row, at.column);
+      $("panel").focus();
+    } else {
+      const next = moved(event.key, at, rows.length - 1, columns.length);
+      if (!next) return;
+      const cell = tableCell(next.row, next.column);
+      rove(cell);
+      cell.focus();
+      if (!$("panel").hidden) show(next.row, next.column);
+    }
+    event.preventDefault();
+  });
+  table.addEventListener("mouseover", event => {
+    const at = position(event.target), cell = at && cellAt(rows[at.row], at.column);
+    if (!cell) return tip(null);
+    const box = at.cell.getBoundingClientRect();
+    tip(brief(cell, at), box.left + box.width / 2, box.bottom);
+  });
+  table.addEventListener("mouseleave", () => tip(null));
+  $("scroll").addEventListener("scroll", () => tip(null));
+}
+const brief = (cell, at) => `${rows[at.row].group}, ${columnName(at.column)}\n${quantileName(view.quantile)} `
+  + `${cell.n < NONE ? "--" : latency(cell.q)}, n=${grouped(cell.n)}`
+  + (cell.index ? `\nP50 ${latency(quantile(cell, 0.5))}, P99 ${latency(quantile(cell, 0.99))}, max ${latency(cell.max)}` : "");
+function tip(words, x, y) {
+  const box = $("tip");
+  box.hidden = !words;
+  if (!words) return;
+  box.textContent = words;
+  box.style.left = Math.max(4, Math.min(x - box.offsetWidth / 2, innerWidth - box.offsetWidth - 4)) + "px";
+  box.style.top = (y + box.offsetHeight + 12 > innerHeight ? y - box.offsetHeight - 40 : y + 6) + "px";
+}
+
+// MARK: Every window, on a canvas
+
+const HEAD = 24, ROW = 20;
+let colours = {}, geometry = null, cursor = { row: 0, column: 0 };
+function readColours() {
+  const style = getComputedStyle(document.documentElement);
+  colours = {};
+  for (const name of ["ink", "soft", "page", "line", "g", "y", "o", "r", "gi", "yi", "oi", "ri", "few"]) {
+    colours[name] = style.getPropertyValue("--" + name).trim();
+  }
+}
+
+/// Draws rows and columns from an offset on, with what can fill a rectangle and write a text.
+function paint(to, g) {
+  const { width, height, labels, step, left, top } = g;
+  to.rect(0, 0, width, height, colours.page);
+  const firstRow = Math.floor(top / ROW), lastRow = Math.min(rows.length, Math.ceil((top + height - HEAD) / ROW));
+  const firstColumn = Math.floor(left / step);
+  const lastColumn = Math.min(columns.length, Math.ceil((left + width - labels) / step));
+  const gap = step > 6 ? 1 : 0;
+  for (let r = firstRow; r < lastRow; r++) {
+    const y = HEAD + r * ROW - top;
+    let run = null;
+    for (let c = firstColumn; c <= lastColumn; c++) {
+      const cell = c < lastColumn ? cellAt(rows[r], c) : null;
+      const fill = c < lastColumn ? kind(cell) : "";
+      if (run && (gap || fill !== run.fill)) {
+        if (run.fill !== "none") {
+          to.rect(labels + run.from * step - left, y + 1, (c - run.from) * step - gap, ROW - 2, colours[run.fill]);
+        }
+        run = null;
+      }
+      run ??= { from: c, fill };
+      if (step >= 44 && cell) {
+        to.text(labels + (c + 1) * step - left - 6, y + 14, text(cell), colours[fill + "i"] || colours.soft, "end");
+      }
+    }
+  }
+  to.rect(0, HEAD, labels, height, colours.page);
+  for (let r = firstRow; r < lastRow; r++) {
+    to.text(4, HEAD + r * ROW - top + 14, rows[r].group, colours.ink, "start", labels - 10);
+  }
+  to.rect(0, 0, width, HEAD, colours.page);
+  let free = labels;
+  for (let c = firstColumn; c < lastColumn; c++) {
+    const x = labels + c * step - left, start = columns[c].start;
+    const isWhole = step >= 44 || (start + offset(start)) % (columns.length * 4000 > width * 60 ? 7200 : 1800) === 0;
+    if (x < free || !isWhole) continue;
+    to.text(x, 15, time(start, step >= 44 ? view.length : 60), colours.soft, "start");
+    to.rect(x, HEAD - 5, 1, 4, colours.line);
+    free = x + 56;
+  }
+  to.rect(0, HEAD - 1, width, 1, colours.line);
+}
+
+function canvasPainter(context) {
+  context.textBaseline = "alphabetic";
+  context.font = "12px system-ui, sans-serif";
+  return {
+    rect(x, y, w, h, fill) {
+      context.fillStyle = fill;
+      context.fillRect(x, y, w, h);
+    },
+    text(x, y, words, fill, anchor, room) {
+      context.fillStyle = fill;
+      context.textAlign = anchor;
+      context.fillText(room ? shortened(context, words, room) : words, x, y);
+    },
+  };
+}
+function shortened(context, words, room) {
+  if (context.measureText(words).width <= room) return words;
+  const letters = [...words];
+  while (letters.length && context.measureText(letters.join("") + "…").width > room) letters.pop();
+  return letters.join("") + "…";
+}
+
+function drawFine() {
+  const box = $("fine"), labels = innerWidth < 640 ? 110 : 180;
+  const room = box.clientWidth - labels;
+  const step = view.zoom === "fit" ? Math.max(2, room / columns.length) : +view.zoom;
+  geometry = { labels, step };
+  const sizer = $("sizer");
+  sizer.style.width = labels + columns.length * step + "px";
+  sizer.style.height = HEAD + rows.length * ROW + "px";
+  paintFine();
+}
+function paintFine() {
+  const box = $("fine"), canvas = $("canvas"), ratio = devicePixelRatio || 1;
+  const width = box.clientWidth, height = Math.min(box.clientHeight, HEAD + rows.length * ROW);
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  canvas.style.width = width + "px";
+  canvas.style.height = height + "px";
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  paint(canvasPainter(context), { ...geometry, width, height, left: box.scrollLeft, top: box.scrollTop });
+  const at = selected || (document.activeElement === canvas ? cursor : null);
+  if (!at || at.column >= columns.length) return;
+  context.strokeStyle = colours.ink;
+  context.lineWidth = 2;
+  context.strokeRect(geometry.labels + at.column * geometry.step - box.scrollLeft - 1,
+    HEAD + at.row * ROW - box.scrollTop, geometry.step + 2, ROW);
+}
+function listenToCanvas() {
+  const box = $("fine"), canvas = $("canvas");
+  const hit = event => {
+    const r = canvas.getBoundingClientRect();
+    const x = event.clientX - r.left, y = event.clientY - r.top;
+    const column = Math.floor((x - geometry.labels + box.scrollLeft) / geometry.step);
+    const row = Math.floor((y - HEAD + box.scrollTop) / ROW);
+    return x >= geometry.labels && y >= HEAD && row < rows.length && column < columns.length ? { row, column } : null;
+  };
+  box.addEventListener("scroll", () => { tip(null); paintFine(); });
+  canvas.addEventListener("mousemove", event => {
+    const at = hit(event), cell = at && cellAt(rows[at.row], at.column);
+    tip(cell && brief(cell, at), event.clientX, event.clientY + 12);
+  });
+  canvas.addEventListener("mouseleave", () => tip(null));
+  canvas.addEventListener("focus", paintFine);
+  canvas.addEventListener("blur", paintFine);
+  canvas.addEventListener("click", event => {
+    const at = hit(event);
+    if (!at) return;
+    cursor = at;
+    show(at.row, at.column);
+  });
+  canvas.addEventListener("keydown", event => {
+    if (event.key === "Enter" || event.key === " ") {
+      show(cursor.row, cursor.column);
+      $("panel").focus();
+    } else {
+      const next = moved(event.key, cursor, rows.length - 1, columns.length - 1);
+      if (!next) return;
+      cursor = next;
+      const x = next.column * geometry.step, y = next.row * ROW, room = box.clientWidth - geometry.labels;
+      if (x < box.scrollLeft || x + geometry.step > box.scrollLeft + room) box.scrollLeft = x - room / 2;
+      if (y < box.scrollTop || y + ROW > box.scrollTop + box.clientHeight - HEAD) box.scrollTop = y - box.clientHeight / 2;
+      const cell = cellAt(rows[next.row], next.column);
+      $("said").textContent = `${rows[next.row].group}, ${columnName(next.column)}, `
+        + (cell ? `${cell.n < NONE ? "too few" : latency(cell.q) + " " + LETTERS[cell.level]}, n ${cell.n}` : "nothing");
+      if (!$("panel").hidden) show(next.row, next.column); else paintFine();
+    }
+    event.preventDefault();
+  });
+  addEventListener("resize", () => { if (isFine()) drawFine(); });
+}
+
+// MARK: Exports
+
+function save(name, type, content) {
+  const link = el("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+const exported = () => {
+  const step = isFine() ? Math.max(2, Math.min(8, 2400 / columns.length)) : 62, labels = 200;
+  return { labels, step, left: 0, top: 0, width: labels + columns.length * step + 8, height: HEAD + rows.length * ROW + 4 };
+};
+const escaped = words => words.replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
+const EXPORTS = {
+  PNG() {
+    const g = exported(), canvas = el("canvas"), scale = Math.min(2, 16000 / g.width, 16000 / g.height);
+    canvas.width = g.width * scale;
+    canvas.height = g.height * scale;
+    const context = canvas.getContext("2d");
+    context.scale(scale, scale);
+    paint(canvasPainter(context), g);
+    canvas.toBlob(blob => save("heatmap.png", "image/png", blob));
+  },
+  SVG() {
+    const g = exported(), parts = [];
+    const context = el("canvas").getContext("2d");
+    context.font = "12px system-ui, sans-serif";
+    paint({
+      rect: (x, y, w, h, fill) => parts.push(`<rect x="${+x.toFixed(2)}" y="${y}" width="${+w.toFixed(2)}" height="${h}" fill="${fill}"/>`),
+      text: (x, y, words, fill, anchor, room) => parts.push(`<text x="${+x.toFixed(2)}" y="${y}" fill="${fill}" `
+        + `text-anchor="${anchor}">${escaped(room ? shortened(context, words, room) : words)}</text>`),
+    }, g);
+    save("heatmap.svg", "image/svg+xml", `<svg xmlns="http://www.w3.org/2000/svg" width="${g.width}" height="${g.height}" `
+      + `font-family="system-ui, sans-serif" font-size="12">${parts.join("")}</svg>`);
+  },
+  CSV() {
+    const field = words => {
+      const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(words) ? "'" + words : words;
+      return safe !== words || /[",\r\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
+    };
+    const exact = ns => (Math.round(ns / 1000) / 1000).toFixed(3);
+    const lines = ["window_start,window_end,device_group,stage,count,quantile,value_ms,level,state"];
+    for (const row of rows) {
+      columns.forEach((column, c) => {
+        const cell = cellAt(row, c), q = view.quantile;
+        lines.push([rfc3339(column.start), rfc3339(column.end), field(row.group), field(grid.stage), cell ? cell.n : 0, q,
+          cell && (!isFine() || cell.n >= NONE) ? exact(cell.q) : "",
+          cell && cell.n >= NONE ? ["green", "yellow", "orange", "red"][cell.level] : "",
+          cell ? STATES[cell.state] : "empty"].join(","));
+      });
+    }
+    save("heatmap.csv", "text/csv", lines.join("\r\n") + "\r\n");
+  },
+};
+
+// MARK: Controls
+
+function choice(name, options, value, onChange) {
+  const select = el("select", {});
+  for (const [key, words] of options) select.append(el("option", { value: key }, words));
+  select.value = value;
+  select.addEventListener("change", () => onChange(select.value));
+  return el("label", {}, name, select);
+}
+function controls() {
+  const quantiles = [...new Set([...QUANTILES, grid.quantile])].sort((a, b) => a - b);
+  const range = grid.edges[grid.edges.length - 1] - grid.edges[0];
+  const lengths = [60, 300, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 604800]
+    .filter(length => length > grid.length && length % grid.length === 0 && length < range);
+  const windows = [...(grid.fine ? [grid.fine.length] : []), grid.length, ...lengths];
+  const local = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const set = (key, read = x => x) => value => { view[key] = read(value); controls(); draw(); };
+  const filter = el("input", { type: "search", placeholder: "all", size: 12 });
+  filter.value = view.filter;
+  filter.addEventListener("input", () => { view.filter = filter.value; draw(); });
+  const list = [
+    isFine() ? null : choice("Quantile ", quantiles.map(q => [q, quantileName(q)]), view.quantile, set("quantile", Number)),
+    choice("Window ", windows.map(length => [length, span(length)]), view.length, set("length", Number)),
+    isFine() ? choice("Column ", [["fit", "fit"], [8, "8 px"], [16, "16 px"], [52, "numbers"]], view.zoom, set("zoom")) : null,
+    choice("Zone ", [...new Set([grid.tz, "UTC", local])].map(zone => [zone, zone]), view.zone, set("zone")),
+    choice("Order ", [["name", "as reported"], ["slowest", "slowest"], ["count", "most"]], view.sort, set("sort")),
+    el("label", {}, "Group ", filter),
+    el("span", { class: "exports" }, ...Object.keys(EXPORTS).map(name => {
+      const button = el("button", { type: "button" }, name);
+      button.addEventListener("click", EXPORTS[name]);
+      return button;
+    })),
+  ];
+  const focused = [...$("tools").querySelectorAll("select,input,button")].indexOf(document.activeElement);
+  $("tools").replaceChildren(...list.filter(Boolean), el("span", { id: "shown", class: "soft", role: "status" }));
+  if (focused >= 0) $("tools").querySelectorAll("select,input,button")[focused]?.focus();
+  $("tools").hidden = false;
+}
+
+// MARK: Beginning, and what comes later
+
+function knownZone(zone) {
+  try { useZone(zone); return zone; } catch { return "UTC"; }
+}
+function begin(header, body) {
+  grid = load(header, body);
+  const isSame = view !== null;
+  view ??= { quantile: grid.quantile, filter: "", sort: "name", zoom: "fit", zone: knownZone(grid.tz) };
+  if (!isSame || (view.length !== grid.length && view.length !== grid.fine?.length)) {
+    view.length = grid.fine ? grid.fine.length : grid.length;
+  }
+  controls();
+  draw();
+}
+function follow(address) {
+  const status = $("live"), source = new EventSource(address);
+  source.addEventListener("grid", event => {
+    const news = JSON.parse(event.data);
+    $("line").textContent = news.line;
+    const open = selected && { ...selected, group: rows[selected.row].group };
+    begin(news.header, news.body);
+    const row = open ? rows.findIndex(r => r.group === open.group) : -1;
+    if (row >= 0 && open.column <= columns.length) show(row, open.column);
+    status.textContent = `live, ${new Date().toLocaleTimeString()}`;
+  });
+  source.onerror = () => {
+    status.textContent = source.readyState === EventSource.CLOSED ? "live updates have ended; load the page again"
+      : "live updates are interrupted";
+  };
+  status.textContent = "live";
+}
+
+readColours();
+if (data.dataset.body) {
+  begin(JSON.parse(data.textContent), data.dataset.body);
+  listenToTable();
+  listenToCanvas();
+  document.addEventListener("keydown", event => { if (event.key === "Escape" && !$("panel").hidden) close(true); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); if (isFine()) paintFine(); });
+}
+// A page that was saved has no server behind it.
+if (data.dataset.live && location.protocol.startsWith("http")) follow(data.dataset.live);
+document.documentElement.dataset.drawn = Math.round(performance.now());
+})();

@@ -1,0 +1,113 @@
+import Foundation
+import TestSupport
+import Testing
+
+@testable import LatencyHeatmap
+
+@Suite("The report in a browser", .serialized)
+struct PageTests {
+    private static let options = HeatmapHTML.Options(traceURL: "https://jaeger.example/trace/{trace_id}") ?? .init()
+
+    /// Lets Chromium read the page and Python compare it with the grid's JSON or CSV.
+    @discardableResult
+    private func check(_ task: String, _ grid: HeatmapGrid, against table: String) throws -> String {
+        let directory = FileManager.default.temporaryDirectory.appendingPathComponent("isotherm-page-\(UUID())")
+        try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: directory) }
+        let html = HeatmapHTML.render(grid, options: Self.options)
+        let (page, other) = (directory.appendingPathComponent("page.html"), directory.appendingPathComponent("grid"))
+        try html.write(to: page, atomically: true, encoding: .utf8)
+        try table.write(to: other, atomically: true, encoding: .utf8)
+        let program = Peers.repositoryRoot.appendingPathComponent("Tests/Peers/heatmap_page.py").path
+        let output = try Peers.run(Peers.python, [program, task, page.path, other.path])
+        #expect(output.text == "ok\n")
+        return html
+    }
+
+    private static func small() throws -> HeatmapGrid {
+        try PageFixtures.engine(groups: PageFixtures.names, minutes: 24, perCell: 100)
+            .grid([("tz", "Asia/Shanghai")])
+    }
+
+    @Test("the table is the JSON's, wide and narrow, light and dark, with and without scripts; axe finds nothing")
+    func looks() throws {
+        let grid = try Self.small()
+        try check("look", grid, against: HeatmapJSON.render(grid))
+    }
+
+    @Test("keys, pointer, quantiles, windows and exports say what the JSON says")
+    func uses() throws {
+        let grid = try Self.small()
+        try check("use", grid, against: HeatmapJSON.render(grid))
+    }
+
+    @Test("hostile names are text, and ask nobody")
+    func hostile() throws {
+        let names = [
+            "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "\" onmouseover=\"window.pwned=1",
+            "</script><script>window.pwned=1</script>", "]]></style><!--", "=cmd|' /C calc'!A0", "\u{202E}evil\u{202C}",
+            "a\r\nb", "nul\u{0}", "&lt;&#0;", "{trace_id}", "עברית", "${window.pwned=1}", "`",
+            String(repeating: "語", count: 42),
+        ]
+        let grid = try PageFixtures.engine(groups: names, minutes: 3, perCell: 60).grid()
+        let html = try check("look", grid, against: HeatmapJSON.render(grid))
+        // The page's own two, and nothing that a name began.
+        #expect(html.ranges(of: "<script").count == 2)
+    }
+
+    @Test("a day of minutes is joined in the table, and each minute's level and count are there")
+    func day() throws {
+        let engine = try PageFixtures.engine(groups: PageFixtures.names, minutes: 1_440, perCell: 40)
+        let grid = try engine.grid([("window", "1m"), ("tz", "Asia/Shanghai")])
+        #expect(grid.windows.count == 1_440)
+        let html = try check("windows", grid, against: HeatmapCSV.render(grid))
+        #expect(html.utf8.count <= 300_000)
+        #expect(html.contains("windows of 1m joined into 1h"))
+    }
+
+    @Test("the policy names the hashes of the script and the style, as Python reckons them")
+    func policy() throws {
+        let html = HeatmapHTML.render(try Self.small())
+        let program = """
+            import base64, hashlib, re, sys
+            html = sys.stdin.read()
+            policy = re.search('<meta http-equiv="Content-Security-Policy" content="([^"]*)">', html).group(1)
+            for tag, kind in [("script", "script-src"), ("style", "style-src")]:
+                content = re.search(f"<{tag}>(.*?)</{tag}>", html, re.S).group(1)
+                hash = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+                assert f"{kind} 'sha256-{hash}';" in policy, (kind, hash, policy)
+            assert policy.startswith("default-src 'none';") and "connect-src 'none'" in policy and "unsafe" not in policy
+            for reference in ["src=", "url(", "@import", "<link", "<img", "style="]: assert reference not in html, reference
+            print("ok")
+            """
+        #expect(try Peers.python(program, input: Data(html.utf8)).text == "ok\n")
+        #expect(HeatmapHTML.contentSecurityPolicy(isLive: true).contains("connect-src 'self'"))
+    }
+
+    @Test(
+        "a page leads to the web only",
+        arguments: [
+            "javascript:alert('{trace_id}')", "data:text/html,{trace_id}", "https://jaeger.example/", "//x/{trace_id}",
+            "https://x/{trace_id}\u{202E}", "https://x y/{trace_id}", " https://x/{trace_id}",
+            "https://x/" + String(repeating: "a", count: 2_039) + "{trace_id}",
+        ])
+    func traceURLs(url: String) {
+        #expect(HeatmapHTML.Options(traceURL: url) == nil)
+    }
+
+    /// NIST's vectors: FIPS 180-4 examples.
+    @Test(
+        "SHA-256 is NIST's",
+        arguments: [
+            ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+            ("abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            (
+                "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"
+            ),
+        ])
+    func hash(message: String, digest: String) {
+        let hex = SHA256.hash(Array(message.utf8)).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        #expect(hex == digest)
+    }
+}
