@@ -100,7 +100,8 @@ struct GridBuilder {
             sloNano: measure.sloNano, groupBy: by ?? engine.views[view].attributes, groupName: groupName,
             timeZone: query.timeZone,
             overflowed: rows.contains(where: \.isOverflow) ? shown.overflowed : 0,
-            filters: filter.map { "\($0.attribute)=\($0.value)" }, comparison: query.comparison?.description,
+            filters: query.appliedFilters + filter.map { "\($0.attribute)=\($0.value)" },
+            comparison: query.comparison?.description,
             isLive: settings.lateness != nil, civil: civil, measure: measure)
     }
 

@@ -10,6 +10,8 @@ public struct HeatmapQuery: Sendable {
     public var by: String?
     /// What attributes must be. The engine must group by them together with `by`.
     public var filters: [(attribute: String, value: String)] = []
+    /// Conditions that held already when the latencies were counted, for the report to name.
+    public var appliedFilters: [String] = []
     /// What each cell is compared with. Nil: nothing.
     public var comparison: Comparison?
     /// From 0 to 1. Default 0.95.

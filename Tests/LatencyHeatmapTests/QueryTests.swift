@@ -1,7 +1,8 @@
 import Foundation
-import LatencyHeatmap
 import TestSupport
 import Testing
+
+@testable import LatencyHeatmap
 
 @Suite("Questions to the heatmap")
 struct QueryTests {
@@ -161,12 +162,123 @@ struct QueryTests {
         #expect(grid.count == 2)
     }
 
+    // MARK: Filters, pairs and comparisons
+
+    /// Spans of OTLP/JSON, as files have them.
+    private func request(_ spans: [(minute: UInt64, ms: UInt64, attributes: [String: String])]) -> [UInt8] {
+        let items = spans.map { span in
+            let end = (monday + span.minute * 60 + 30) * second
+            let attributes = span.attributes.sorted { $0.key < $1.key }.map {
+                "{\"key\":\"\($0.key)\",\"value\":{\"stringValue\":\"\($0.value)\"}}"
+            }.joined(separator: ",")
+            return
+                "{\"name\":\"\(span.attributes["op"] ?? "x")\",\"startTimeUnixNano\":\"\(end - span.ms * millisecond)\","
+                + "\"endTimeUnixNano\":\"\(end)\",\"attributes\":[\(attributes)]}"
+        }
+        return Array(
+            "{\"resourceSpans\":[{\"scopeSpans\":[{\"spans\":[\(items.joined(separator: ","))]}]}]}".utf8)
+    }
+
+    /// What `isotherm heatmap FILE` answers.
+    private func answer(_ items: [(name: String, value: String)], to message: [UInt8]) throws -> HeatmapGrid {
+        var query = try HeatmapQuery(items: items)
+        let engine = try HeatmapEngine(configuration: .files(answering: &query))
+        try engine.ingest(json: message)
+        return try engine.snapshot(query: query)
+    }
+
+    /// 100 of each kind: shop a is slow under v2, shop b is as it was.
+    private var releases: [UInt8] {
+        request(
+            (0..<UInt64(100)).flatMap { number -> [(minute: UInt64, ms: UInt64, attributes: [String: String])] in
+                let ms = 10 + number % 20
+                return [
+                    (0, ms, ["shop": "a", "version": "v1", "op": "buy"]),
+                    (0, ms + 100, ["shop": "a", "version": "v2", "op": "buy"]),
+                    (0, ms, ["shop": "b", "version": "v1", "op": "look"]),
+                    (0, ms, ["shop": "b", "version": "v2", "op": "look"]),
+                ]
+            })
+    }
+
+    @Test("filters leave out what they say, and a pair names its groups by both values")
+    func filters() throws {
+        let all = try answer([("by", "shop")], to: releases)
+        #expect(all.rows.map(\.group) == ["a", "b"] && all.count == 400)
+        let some = try answer([("by", "shop"), ("where", "version=v2"), ("where", "name=buy")], to: releases)
+        #expect(some.rows.map(\.group) == ["a"] && some.count == 100)
+        #expect(some.filters == ["version=v2", "name=buy"])
+        // Rank ⌈0.95 · 100⌉ = 95 of 10…29, five of each, is 28, and 100 more.
+        #expect(abs(Double(some.rows[0].total.quantileNano) - 128e6) <= 128e6 * BucketScale.relativeError)
+        let pair = try answer([("by", "shop+version")], to: releases)
+        #expect(pair.rows.map(\.group) == ["a / v1", "a / v2", "b / v1", "b / v2"])
+        #expect(pair.rows.allSatisfy { $0.total.count == 100 })
+    }
+
+    @Test("a server filters by what it groups by, and says so of the rest")
+    func serverFilters() throws {
+        let engine = try makeEngine {
+            $0.groupBy = ["shop"]
+            $0.views = [HeatmapView("shop", "version")]
+        }
+        try engine.ingest(json: releases)
+        let grid = try engine.grid([("where", "version=v2")])
+        #expect(grid.rows.map(\.group) == ["a", "b"] && grid.count == 200)
+        #expect(try engine.grid([("by", "version")]).rows.map(\.total.count) == [200, 200])
+        let error = #expect(throws: HeatmapError.self) { _ = try engine.grid([("where", "op=buy")]) }
+        #expect(error?.cause.contains("shop+version") == true && error?.cause.contains("op") == true)
+    }
+
+    @Test("two values of an attribute are compared, and only what is sure is marked")
+    func values() throws {
+        let grid = try answer([("by", "shop"), ("compare", "version=v1,v2")], to: releases)
+        #expect(grid.count == 200)
+        #expect(grid.row("a")?.total.change?.verdict == .slower)
+        #expect(grid.row("b")?.total.change?.verdict == .unclear)
+        #expect(grid.row("a")?.total.change?.baselineCount == 100)
+        let back = try answer([("by", "shop"), ("compare", "version=v2,v1")], to: releases)
+        #expect(back.row("a")?.total.change?.verdict == .faster)
+        #expect(
+            HeatmapText.render(grid, width: 80).contains("R▲") || HeatmapText.render(grid, width: 80).contains("O▲"))
+    }
+
+    @Test("a range is compared with an earlier one, column by column, and a small sample is never sure")
+    func earlier() throws {
+        let engine = try makeEngine()
+        for minute: UInt64 in 0..<3 {
+            engine.record("a", at: monday + minute * 60, ms: [20], count: 100)
+            engine.record(
+                "a", at: monday + 3_600 + minute * 60, ms: [minute == 1 ? 90 : 20], count: minute == 2 ? 20 : 100)
+        }
+        let since = [(name: "since", value: "2026-11-23T09:00:00Z")]
+        let grid = try engine.grid(since + [("compare", "1h")])
+        let verdicts = grid.row("a")?.cells.map { $0?.change?.verdict }
+        #expect(verdicts == [.unclear, .slower, .unclear])
+        #expect(grid.row("a")?.cells.map { $0?.change?.baselineCount } == [100, 100, 100])
+        let against = try engine.grid(since + [("against", "2026-11-23T08:00:00Z..2026-11-23T08:02:00Z")])
+        // The third column has nothing to be compared with.
+        #expect(against.row("a")?.cells.map { $0?.change?.baselineCount } == [100, 100, nil])
+    }
+
+    @Test("shares are whole numbers that add up to 100", arguments: [[1, 1, 1], [1, 2, 3, 4], [0, 0, 5], [999, 1]])
+    func shares(parts: [Double]) {
+        let sum = parts.reduce(0, +)
+        let percents = HeatmapGrid.StageShare.wholePercents(parts.map { $0 / sum * 100 })
+        #expect(percents.reduce(0, +) == 100)
+        for (percent, part) in zip(percents, parts) { #expect(abs(Double(percent) - part / sum * 100) < 1) }
+    }
+
     // MARK: Refusals
 
     @Test(
         "a value that cannot be used is named, with what can",
         arguments: [
-            ("by", "color", "color"), ("quantile", "0", "\"0\""), ("quantile", "101", "101"),
+            ("by", "color", "color"), ("by", "a+b+c", "a+b+c"), ("where", "tenant.id", "tenant.id"),
+            ("where", "=x", "=x"),
+            ("where", "color=red", "color"), ("compare", "soon", "soon"), ("compare", "v=1", "v=1"),
+            ("compare", "90s", "90"), ("against", "1d", "1d"), ("against", "1h..2h", "not before"),
+            ("quantile", "0", "\"0\""),
+            ("quantile", "101", "101"),
             ("quantile", "nan", "nan"),
             ("quantile", "-1", "-1"), ("quantile", "fast", "fast"), ("quantile", "", "\"\""), ("window", "7", "\"7\""),
             ("window", "0s", "0s"), ("window", "-5m", "-5m"), ("window", "500ms", "0.5"), ("window", "90s", "90"),

@@ -236,14 +236,11 @@ struct HeatmapCommand: AsyncParsableCommand {
     // MARK: Files
 
     private func renderFiles() throws -> String {
-        let query = try HeatmapQuery(items: items)
-        var configuration = HeatmapConfiguration.files()
-        configuration.filter = SpanFilter(name: name, kind: kind?.number, service: service)
-        if let by { configuration.groupBy = [by] }
-        // Windows as short as a column, so that columns shorter than a minute are possible.
-        if let window = query.window, window < .seconds(60) || window.components.seconds % 60 != 0 {
-            configuration.window = window
-        }
+        var query = try HeatmapQuery(items: items)
+        var configuration = try HeatmapConfiguration.files(answering: &query)
+        if let name { configuration.filter.name = name }
+        configuration.filter.kind = kind?.number
+        configuration.filter.service = service
         let engine = try HeatmapEngine(configuration: configuration)
         try HeatmapFileReader(engine: engine).read(sources)
         let ledger = engine.ledger
