@@ -29,6 +29,8 @@ extension HeatmapGrid {
         /// Nil unless the query compares, and where there is nothing to compare with.
         public internal(set) var change: Change?
         let content: Content
+        /// Whose traces these are, where the content does not have them: looked through only when somebody asks.
+        var tracesOf: [Cell?] = []
         let totals: [StageTotal]
         private let quantile: Double
         private let sloNano: UInt64
@@ -131,9 +133,14 @@ extension HeatmapGrid.Cell {
 
     /// Traces to look at, slowest first: the slowest, and some near the high percentiles.
     public var slowest: [SlowTrace] {
+        if !tracesOf.isEmpty {
+            var all = Exemplars()
+            for case let cell? in tracesOf { for trace in cell.slowest { all.note(trace) } }
+            return all.traces
+        }
         switch content {
-        case .sum(let sum): sum.exemplars.traces
-        case .packed(let cell, _): cell.exemplars
+        case .sum(let sum): return sum.exemplars.traces
+        case .packed(let cell, _): return cell.exemplars
         }
     }
 

@@ -87,7 +87,7 @@ struct GridRows {
                         } else {
                             contents[row]?.add(cell, thresholds: thresholds)
                         }
-                        sums[row].add(cell)
+                        sums[row].add(cell, withExemplars: false)
                     }
                     if chain.count > 1 { parts[row].add(cell, at: places[cell.stage], stageNames[cell.stage]) }
                 }
@@ -105,8 +105,9 @@ struct GridRows {
         return selection.names.indices.compactMap { row in
             let inOrder = chain.compactMap { number in totals[row].first { $0.stage == stageNames[number] } }
             guard !cells[row].isEmpty,
-                let total = HeatmapGrid.Cell(.sum(sums[row]), isOpen: isLastOpen, totals: inOrder, measure)
+                var total = HeatmapGrid.Cell(.sum(sums[row]), isOpen: isLastOpen, totals: inOrder, measure)
             else { return nil }
+            total.tracesOf = cells[row]
             return (
                 HeatmapGrid.Row(group: selection.names[row], cells: cells[row], total: total),
                 row == selection.overflowRow

@@ -44,12 +44,19 @@ struct PageData {
         }
         // Sketches that came coarser stay so.
         let finest = columns.rows.prefix(rows).reduce(BucketScale.scale) { Swift.min($0, $1.total.sketch.scale) }
+        let sizes = stride(from: finest, through: Swift.min(finest, 2), by: -1).map {
+            (scale: $0, bytes: expected(Self.cells(columns, rows: some, scale: $0, traces: 0)))
+        }
         var (scale, traces) = (Swift.min(finest, 2), 0)
         search: for number in [3, 1, 0] {
-            for candidate in stride(from: finest, through: Swift.min(finest, number > 0 ? 3 : 2), by: -1) {
-                let size = expected(Self.cells(columns, rows: some, scale: candidate, traces: number))
-                guard size <= limit - fine.count else { continue }
-                (scale, traces) = (candidate, number)
+            // Of a trace nothing can be guessed: 16 bytes, and its latency in one more or two.
+            let ids = some.reduce(0) { sum, row in
+                let cells = columns.rows[row].cells + [columns.rows[row].total]
+                return cells.reduce(sum) { $0 + Swift.min(number, $1?.slowest.count ?? 0) }
+            }
+            for size in sizes where number == 0 || size.scale > 2 {
+                guard size.bytes + ids * 18 * rows / Swift.max(1, some.count) <= limit - fine.count else { continue }
+                (scale, traces) = (size.scale, number)
                 break search
             }
         }
