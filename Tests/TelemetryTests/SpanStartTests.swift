@@ -217,6 +217,20 @@ struct SpanStartTests {
         #expect(sdk.ledger.isBalanced && sdk.ledger.dropped[.limit] == 2 && sdk.ledger.exported == 2, "\(sdk.ledger)")
     }
 
+    @Test("a queue for which there is no memory drops its spans as `limit`, and the program goes on")
+    func noMemory() {
+        var configuration = TelemetryConfiguration()
+        configuration.endpoint = "http://127.0.0.1:1/v1/traces"
+        // 128 TiB, all that a process can address.
+        configuration.maxQueueSize = 1 << 37
+        let sdk = TelemetrySDK(configuration: configuration)
+        let span = sdk.tracer.startSpan("x")
+        #expect(span.context.isValid && !span.isRecording)
+        span.end()
+        #expect(sdk.ledger.isBalanced && sdk.ledger.dropped[.limit] == 1, "\(sdk.ledger)")
+        sdk.shutdown(deadline: .seconds(5))
+    }
+
     @Test("a child of fork has ids of its own, exports nothing of its parent's, and ends at once")
     func fork() throws {
         // Swift does not offer fork; C programs that embed this library use it.

@@ -191,7 +191,7 @@ final class SpanCollector: Sendable {
         guard new > 0 else { return }
         let remedies = reasons.map { reason in
             reason == .limit
-                ? "limit: more than \(settings.maxThreads) threads make spans; raise maxSpanThreads"
+                ? "limit: more than \(settings.maxThreads) threads make spans, or no memory for their queues; see maxSpanThreads"
                 : "queue_full: a thread's \(settings.slotCount) are in use; raise OTEL_BSP_MAX_QUEUE_SIZE"
         }
         exporter.warn("\(new) spans were dropped (\(remedies.sorted().joined(separator: "; ")))", lost: new)

@@ -6,7 +6,7 @@ public struct SpanLedger: Sendable, Equatable, CustomStringConvertible {
     public enum DropReason: String, Sendable, CaseIterable {
         /// The thread's ring was full: the exporter could not keep up, or too many spans were live.
         case queueFull = "queue_full"
-        /// More threads made spans than `maxSpanThreads`.
+        /// More threads made spans than `maxSpanThreads`, or there was no memory for a thread's queue.
         case limit
         /// Tried until the export time-out, or sent and not answered.
         case retryExpired = "retry_expired"

@@ -59,16 +59,21 @@ struct SpanSlab {
         precondition(MemoryLayout<SpanSlot>.size <= SpanSlot.stateOffset)
         var count = 0
         var memory = emptyRing
+        var dropReason = dropReason
         if slotCount > 0 {
             count = 64
             while count < slotCount { count *= 2 }
             // Straight from the system: pages that no span has used cost nothing, and they can be given back. Zeroes
             // are a free slot.
-            let bytes = count * SpanSlot.slotBytes
-            guard let mapped = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-                mapped != MAP_FAILED
-            else { fatalError("no memory for \(bytes) bytes of spans") }
-            memory = mapped
+            let mapped = mmap(
+                nil, count * SpanSlot.slotBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if let mapped, mapped != MAP_FAILED {
+                memory = mapped
+            } else {
+                // Telemetry does not end a program: what this thread makes is dropped and counted.
+                count = 0
+                dropReason = .limit
+            }
         }
         let slab = UnsafeMutablePointer<SpanSlab>.allocate(capacity: 1)
         slab.initialize(
