@@ -47,8 +47,10 @@ let package = Package(
         .target(name: "CTelemetry"),
         .target(
             name: "Telemetry", dependencies: ["OTLP", "Gzip", "CCurl", "CTelemetry"], swiftSettings: swiftSettings),
+        // One instruction that Swift has no name for.
+        .systemLibrary(name: "CPrefetch"),
         .target(
-            name: "LatencyHeatmap", dependencies: ["OTLP"],
+            name: "LatencyHeatmap", dependencies: ["OTLP", "CPrefetch"],
             // The page's script and style, compiled in: no bundle, no file at run time.
             resources: [.embedInCode("Renderers/Page/page.js"), .embedInCode("Renderers/Page/page.css")],
             swiftSettings: swiftSettings),

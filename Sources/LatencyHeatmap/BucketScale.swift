@@ -83,14 +83,26 @@ public enum BucketScale {
 
     /// The bucket that holds a latency.
     @inline(__always)
-    static func position(nanoseconds: UInt64) -> Int {
-        if nanoseconds == 0 { return 0 }
-        let exponent = 63 - nanoseconds.leadingZeroBitCount
-        let step = Int((nanoseconds << UInt64(63 - exponent)) >> 56) & 127
-        var position = Int(starts[exponent * 128 + step])
-        while upperEdges[position] < nanoseconds { position += 1 }
-        return position
+    static func position(nanoseconds: UInt64) -> Int { tables.position(nanoseconds: nanoseconds) }
+
+    /// What it takes to find a bucket. To be held where many are looked for: a global that is made when it is first needed
+    /// asks each time whether it is there.
+    struct Tables {
+        fileprivate let starts: UnsafePointer<UInt16>
+        fileprivate let upperEdges: UnsafePointer<UInt64>
+
+        @inline(__always)
+        func position(nanoseconds: UInt64) -> Int {
+            if nanoseconds == 0 { return 0 }
+            let exponent = 63 - nanoseconds.leadingZeroBitCount
+            let step = Int((nanoseconds << UInt64(63 - exponent)) >> 56) & 127
+            let position = Int(starts[exponent * 128 + step])
+            // A step is narrower than any bucket that begins in it, so that at most one edge lies inside.
+            return position &+ (upperEdges[position] < nanoseconds ? 1 : 0)
+        }
     }
+
+    nonisolated(unsafe) static let tables = Tables(starts: starts, upperEdges: upperEdges)
 
     /// The value that stands for a bucket: the one whose relative distance to both edges is the same.
     @inline(__always)

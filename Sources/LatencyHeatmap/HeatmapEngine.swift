@@ -142,7 +142,7 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         guard let slowest = latencies.max() else { return }
         update(stage, group, endUnixNano, UInt64(latencies.count)) { plane, cell in
             for latency in latencies {
-                plane.insert(cell, latency, position: BucketScale.position(nanoseconds: latency))
+                plane.insert(cell, latency, position: plane.scale.position(nanoseconds: latency))
             }
             if let id = slowestTraceID, id.high | id.low != 0 { OpenCell.note(cell, slowest, id.high, id.low) }
         }
@@ -187,11 +187,19 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         _ state: inout HeatmapState, _ view: ViewState, _ plane: OpenPlane, _ cell: UnsafeMutablePointer<OpenCell>,
         group: Int, _ count: UInt64, isFirst: Bool
     ) {
+        noteUnusual(&state, view, plane, cell, group: group, count, isFirst: isFirst)
+        if isFirst { state.ledger.latencies = state.ledger.latencies.saturatingAdding(count) }
+    }
+
+    /// The same, but for the number of latencies: what is late, or has found no row of its own.
+    func noteUnusual(
+        _ state: inout HeatmapState, _ view: ViewState, _ plane: OpenPlane, _ cell: UnsafeMutablePointer<OpenCell>,
+        group: Int, _ count: UInt64, isFirst: Bool
+    ) {
         let isLate = state.nowUnixNano > plane.lateAfterNano
-        if isLate { cell.pointee.late = cell.pointee.late.saturatingAdding(count) }
+        if isLate { OpenCell.late(cell).pointee = OpenCell.late(cell).pointee.saturatingAdding(count) }
         if group == 0 { view.overflowed = view.overflowed.saturatingAdding(count) }
         guard isFirst else { return }
-        state.ledger.latencies = state.ledger.latencies.saturatingAdding(count)
         if isLate { state.ledger.late = state.ledger.late.saturatingAdding(count) }
         if group == 0 { state.ledger.overflowed = state.ledger.overflowed.saturatingAdding(count) }
     }

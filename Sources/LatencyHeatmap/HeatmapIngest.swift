@@ -26,9 +26,17 @@ final class ScanPool: Sendable {
     let wanted: [(span: Int, resource: Int, value: [UInt8])]
     private let idle = Mutex<[Box]>([])
 
+    /// The service's name that a span's resource must have.
+    let wantedService: [UInt8]?
+    /// The span's own name that it must have.
+    let wantedName: [UInt8]?
+    let ownInstance: [UInt8]?
+
     final class Box: @unchecked Sendable {  // used by whoever has taken it from the pool
         let scan = TraceScan()
-        let batch = SpanBatch()
+        let batch: SpanBatch
+
+        init(_ interest: TraceScanInterest) { batch = SpanBatch(interest) }
     }
 
     init(configuration: HeatmapConfiguration, views: [HeatmapView]) {
@@ -44,12 +52,15 @@ final class ScanPool: Sendable {
             let place = place(key)
             return (place.span, place.resource, Array(value.utf8))
         }
+        wantedService = configuration.filter.service.map { Array($0.utf8) }
+        wantedName = configuration.filter.name.map { Array($0.utf8) }
+        ownInstance = configuration.ownInstanceID.map { Array($0.utf8) }
         let interest = TraceScanInterest(spanKeys: spanKeys, resourceKeys: resourceKeys)
         scanner = TraceRequestScanner(interest: interest)
         metricsScanner = MetricsRequestScanner(interest: interest, maxBuckets: Sketch.maxImportedBuckets)
     }
 
-    func take() -> Box { idle.withLock { $0.popLast() } ?? Box() }
+    func take() -> Box { idle.withLock { $0.popLast() } ?? Box(scanner.interest) }
 
     func give(_ box: Box) {
         guard box.scan.retainedBytes <= Self.maxIdleBytes else { return }

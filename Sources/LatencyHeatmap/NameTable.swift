@@ -1,3 +1,6 @@
+import CPrefetch
+import OTLP
+
 /// Names that get small numbers in the order in which they appear, up to a limit; the rest share number 0.
 ///
 /// An open-addressing table over the names' bytes: a name that is known is found without building a `String`. Guarded by
@@ -65,46 +68,28 @@ final class NameTable {
             if UInt32(truncatingIfNeeded: slot >> 32) == hash {
                 let number = Int(slot & 0xFFFF_FFFF)
                 let start = Int(offsets[number])
-                if Int(offsets[number &+ 1]) &- start == name.count, isEqual(name, start) { return number }
+                if Int(offsets[number &+ 1]) &- start == name.count,
+                    BytesEqual.test(name.baseAddress, UnsafeRawPointer(bytes + start), name.count)
+                {
+                    return number
+                }
             }
             at = (at &+ 1) & (slotCount &- 1)
         }
         return nil
     }
 
-    /// Reads what `find` will read first, for its memory's sake.
-    @inline(__always)
-    func touchSlot(_ hash: UInt32) -> UInt32 {
-        UInt32(truncatingIfNeeded: slots[Int(hash) & (slotCount &- 1)])
-    }
-
-    /// Then what it will compare the name with, most likely.
-    @inline(__always)
-    func touchName(_ hash: UInt32) -> UInt32 {
-        let number = Int(slots[Int(hash) & (slotCount &- 1)] & 0xFFFF_FFFF)
-        return number > 0 ? UInt32(bytes[Int(offsets[number])]) : 0
-    }
+    // What `find` will read, asked for before: first the slot, then what the slot most likely stands for.
 
     @inline(__always)
-    private func isEqual(_ name: UnsafeRawBufferPointer, _ start: Int) -> Bool {
-        guard let a = name.baseAddress else { return true }
-        let b = UnsafeRawPointer(bytes + start)
-        var at = 0
-        while at &+ 8 <= name.count {
-            guard
-                a.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-                    == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-            else { return false }
-            at &+= 8
-        }
-        while at < name.count {
-            guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else {
-                return false
-            }
-            at &+= 1
-        }
-        return true
-    }
+    func prefetchSlot(_ hash: UInt32) { isotherm_prefetch(slots + (Int(hash) & (slotCount &- 1))) }
+
+    /// The number that `find` will look at first; 0 for none.
+    @inline(__always)
+    func candidate(_ hash: UInt32) -> Int { Int(slots[Int(hash) & (slotCount &- 1)] & 0xFFFF_FFFF) }
+
+    @inline(__always)
+    func prefetchName(_ number: Int) { isotherm_prefetch(bytes + Int(offsets[number])) }
 
     /// A name that is not known yet.
     @inline(never)
@@ -128,7 +113,7 @@ final class NameTable {
         offsets[number + 1] = UInt32(byteCount)
         names.append(text)
         count += 1
-        if count * 2 > slotCount { growSlots() }
+        if count * 4 > slotCount * 3 { growSlots() }
         insert(UInt64(hash) << 32 | UInt64(number))
         return number
     }
@@ -165,22 +150,35 @@ final class NameTable {
         return larger
     }
 
-    /// Eight bytes at a time, multiplied and folded.
+    /// Eight bytes at a time, multiplied and folded; the last eight may overlap those before.
     @inline(__always)
     func hash(_ name: UnsafeRawBufferPointer) -> UInt32 {
         var hash: UInt64 = seed ^ UInt64(truncatingIfNeeded: name.count)
         guard let start = name.baseAddress else { return UInt32(truncatingIfNeeded: hash) }
-        var at = 0
-        while at &+ 8 <= name.count {
-            hash = Self.fold(hash ^ start.loadUnaligned(fromByteOffset: at, as: UInt64.self))
-            at &+= 8
+        let last: UInt64
+        if name.count >= 8 {
+            var at = 0
+            while at < name.count &- 8 {
+                hash = Self.fold(hash ^ start.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+                at &+= 8
+            }
+            last = start.loadUnaligned(fromByteOffset: name.count &- 8, as: UInt64.self)
+        } else {
+            last = Self.short(start, name.count)
         }
-        var tail: UInt64 = 0
-        while at < name.count {
-            tail = tail << 8 | UInt64(start.load(fromByteOffset: at, as: UInt8.self))
-            at &+= 1
+        return UInt32(truncatingIfNeeded: Self.fold(hash ^ last) >> 16)
+    }
+
+    /// Up to seven bytes as a number; different ones give different numbers.
+    @inline(__always)
+    private static func short(_ start: UnsafeRawPointer, _ count: Int) -> UInt64 {
+        if count >= 4 {
+            let high = start.loadUnaligned(fromByteOffset: count &- 4, as: UInt32.self)
+            return UInt64(high) << 32 | UInt64(start.loadUnaligned(as: UInt32.self))
         }
-        return UInt32(truncatingIfNeeded: Self.fold(hash ^ tail) >> 16)
+        var value: UInt64 = 0
+        for at in 0..<count { value = value << 8 | UInt64(start.load(fromByteOffset: at, as: UInt8.self)) }
+        return value
     }
 
     @inline(__always)

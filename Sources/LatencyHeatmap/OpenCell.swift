@@ -1,6 +1,6 @@
 /// A cell that is being written. Its values or buckets are a piece of the plane's arena.
 ///
-/// Laid out so that counting a latency touches one cache line of the cell, and one of its buckets.
+/// Laid out so that counting a latency mostly touches the first of the cell's four cache lines, and one of its block.
 struct OpenCell {
     enum Flag {
         static let part: UInt8 = 1
@@ -12,19 +12,20 @@ struct OpenCell {
         static let dirty: UInt8 = 16
     }
 
-    /// In bytes, in memory: the struct, the counters of slow latencies, and the exemplars.
+    /// In bytes, in memory. After the struct come, for each class of `Exemplars`, the latency of its slowest trace; the
+    /// counters of slow latencies; the ids of those traces; and what is rarely touched.
     static let stride = 256
     static let maxThresholds = 4
-    private static let counterOffset = 64
-    private static let exemplarOffset = 96
+    private static let latencyOffset = 48
+    private static let counterOffset = 96
+    private static let idOffset = 128
+    private static let rareOffset = 224
 
     var count: UInt64 = 0
     var sum: UInt64 = 0
     var max: UInt64 = 0
     /// `values` in the order of arrival, or buckets from `first` on.
     var block: UnsafeMutableRawPointer
-    var late: UInt64 = 0
-    var zeros: UInt64 = 0
     var first: Int32 = 0
     /// Of the block, in values or buckets.
     var capacity: UInt32
@@ -45,40 +46,55 @@ struct OpenCell {
     var isExact: Bool { flags & Flag.buckets == 0 }
 
     @inline(__always)
-    static func counters(_ cell: UnsafeMutablePointer<OpenCell>) -> UnsafeMutablePointer<UInt64> {
-        (UnsafeMutableRawPointer(cell) + counterOffset).assumingMemoryBound(to: UInt64.self)
+    private static func words(
+        _ cell: UnsafeMutablePointer<OpenCell>, _ offset: Int
+    ) -> UnsafeMutablePointer<UInt64> {
+        (UnsafeMutableRawPointer(cell) + offset).assumingMemoryBound(to: UInt64.self)
     }
 
-    /// For each class of `Exemplars` its slowest trace: latency and the halves of its id, which are 0 if there is none.
     @inline(__always)
-    static func exemplars(_ cell: UnsafeMutablePointer<OpenCell>) -> UnsafeMutablePointer<UInt64> {
-        (UnsafeMutableRawPointer(cell) + exemplarOffset).assumingMemoryBound(to: UInt64.self)
+    static func counters(_ cell: UnsafeMutablePointer<OpenCell>) -> UnsafeMutablePointer<UInt64> {
+        words(cell, counterOffset)
+    }
+
+    /// Latencies that came late.
+    static func late(_ cell: UnsafeMutablePointer<OpenCell>) -> UnsafeMutablePointer<UInt64> { words(cell, rareOffset) }
+
+    /// Latencies of zero, once there are buckets.
+    static func zeros(_ cell: UnsafeMutablePointer<OpenCell>) -> UnsafeMutablePointer<UInt64> {
+        words(cell, rareOffset + 8)
     }
 
     @inline(__always)
     static func note(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, _ high: UInt64, _ low: UInt64) {
         let rank = SlowTrace.rank(high: high, low: low)
-        let slots = exemplars(cell)
-        var at = 0
-        while at <= rank {
-            let slot = slots + at * 3
-            if latency >= slot[0] {
-                let isSlower = latency > slot[0] || slot[1] | slot[2] == 0 || (high, low) < (slot[1], slot[2])
-                if isSlower { (slot[0], slot[1], slot[2]) = (latency, high, low) }
+        // A class is a part of the one before, so that what is too fast for its last class is so for all.
+        if latency >= words(cell, latencyOffset)[rank] { keep(cell, rank, latency, high, low) }
+    }
+
+    @inline(never)
+    private static func keep(
+        _ cell: UnsafeMutablePointer<OpenCell>, _ rank: Int, _ latency: UInt64, _ high: UInt64, _ low: UInt64
+    ) {
+        let latencies = words(cell, latencyOffset)
+        let ids = words(cell, idOffset)
+        for at in 0...rank where latency >= latencies[at] {
+            let id = ids + at * 2
+            if latency > latencies[at] || id[0] | id[1] == 0 || (high, low) < (id[0], id[1]) {
+                (latencies[at], id[0], id[1]) = (latency, high, low)
             }
-            at &+= 1
         }
     }
 
     /// Slowest first, each once.
     static func traces(_ cell: UnsafeMutablePointer<OpenCell>) -> [SlowTrace] {
-        let slots = exemplars(cell)
-        guard slots[1] | slots[2] != 0 else { return [] }
+        let latencies = words(cell, latencyOffset)
+        let ids = words(cell, idOffset)
         var traces: [SlowTrace] = []
         for at in 0..<Exemplars.classes {
-            let slot = slots + at * 3
-            guard slot[1] | slot[2] != 0 else { break }
-            let trace = SlowTrace(latencyNano: slot[0], high: slot[1], low: slot[2])
+            let id = ids + at * 2
+            guard id[0] | id[1] != 0 else { break }
+            let trace = SlowTrace(latencyNano: latencies[at], high: id[0], low: id[1])
             if traces.last != trace { traces.append(trace) }
         }
         return traces

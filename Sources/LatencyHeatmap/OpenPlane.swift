@@ -1,3 +1,5 @@
+import CPrefetch
+
 /// The cells of one window of one view while latencies still come. Guarded by the engine's lock.
 final class OpenPlane {
     let start: Int64
@@ -8,7 +10,10 @@ final class OpenPlane {
     let lateAfterNano: UInt64
     /// In nanoseconds, ascending; what the cells count slow latencies by.
     let thresholds: [UInt64]
-    private let firstThreshold: UInt64
+    let firstThreshold: UInt64
+    private let thresholdValues: UnsafeMutablePointer<UInt64>
+    private let thresholdCount: Int
+    let scale = BucketScale.tables
 
     private var arena = CellArena()
     /// Chunks of 256 cells, which stay where they are.
@@ -32,6 +37,9 @@ final class OpenPlane {
         lateAfterNano = lateness.map { [endNano] in endNano.saturatingAdding($0) } ?? .max
         self.thresholds = thresholds
         firstThreshold = thresholds.first ?? .max
+        thresholdCount = thresholds.count
+        thresholdValues = .allocate(capacity: thresholds.count + 1)
+        for (number, threshold) in thresholds.enumerated() { (thresholdValues + number).initialize(to: threshold) }
         chunks = .allocate(capacity: chunkCapacity)
         tables = .allocate(capacity: 64)
         tables.initialize(repeating: nil, count: 64)
@@ -45,6 +53,7 @@ final class OpenPlane {
         for stage in 0..<64 { tables[stage]?.deallocate() }
         tables.deallocate()
         tableCounts.deallocate()
+        thresholdValues.deallocate()
     }
 
     static func nanoseconds(_ second: Int64) -> UInt64 {
@@ -69,6 +78,28 @@ final class OpenPlane {
     private func cell(_ number: Int) -> UnsafeMutablePointer<OpenCell> {
         (chunks[number / Self.chunkCells] + number % Self.chunkCells * OpenCell.stride)
             .assumingMemoryBound(to: OpenCell.self)
+    }
+
+    /// Asks for the memory that `find` will read, and then for that of the cell it will find.
+    @inline(__always)
+    func prefetchEntry(group: Int, stage: Int) {
+        if let table = tables[stage] { isotherm_prefetch(table + group) }
+    }
+
+    @inline(__always)
+    func prefetchCell(group: Int, stage: Int) {
+        if let cell = find(group: group, stage: stage) { isotherm_prefetch(cell) }
+    }
+
+    /// Asks for the memory that counting will write to.
+    @inline(__always)
+    func prefetchBlock(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, _ position: Int) {
+        if let slot = Self.slot(cell, position) {
+            isotherm_prefetch(slot)
+        } else {
+            isotherm_prefetch(cell.pointee.block + Int(truncatingIfNeeded: cell.pointee.count & 0xFF) &* 8)
+        }
+        if latency > firstThreshold { isotherm_prefetch(OpenCell.counters(cell)) }
     }
 
     @inline(never)
@@ -141,12 +172,14 @@ final class OpenPlane {
     /// Counts one latency.
     @inline(__always)
     func insert(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, position: Int) {
+        let count = cell.pointee.count
         if let slot = Self.slot(cell, position), slot.pointee < .max, position > 0 {
             slot.pointee &+= 1
+        } else if cell.pointee.isExact, count < UInt64(cell.pointee.capacity) {
+            cell.pointee.block.storeBytes(of: latency, toByteOffset: Int(count) &* 8, as: UInt64.self)
         } else {
             insertSlowly(cell, latency, 1)
         }
-        let count = cell.pointee.count
         cell.pointee.count = count == .max ? .max : count &+ 1
         if latency > cell.pointee.max { cell.pointee.max = latency }
         cell.pointee.sum = cell.pointee.sum.saturatingAdding(latency)
@@ -168,12 +201,10 @@ final class OpenPlane {
     @inline(__always)
     private func countOver(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, _ added: UInt64) {
         let counters = OpenCell.counters(cell)
-        thresholds.withUnsafeBufferPointer { thresholds in
-            var number = 0
-            while number < thresholds.count, latency > thresholds[number] {
-                counters[number] = counters[number].saturatingAdding(added)
-                number &+= 1
-            }
+        var number = 0
+        while number < thresholdCount, latency > thresholdValues[number] {
+            counters[number] = counters[number].saturatingAdding(added)
+            number &+= 1
         }
     }
 
@@ -186,7 +217,7 @@ final class OpenPlane {
         if sketch.shift > Int(cell.pointee.shift) { coarsen(cell, to: sketch.shift) }
         spill(cell)
         if sketch.isApproximate { cell.pointee.flags |= OpenCell.Flag.approximate }
-        cell.pointee.zeros = cell.pointee.zeros.saturatingAdding(sketch.zeroCount)
+        OpenCell.zeros(cell).pointee = OpenCell.zeros(cell).pointee.saturatingAdding(sketch.zeroCount)
         sketch.withCounts { first, counts in
             for index in 0..<counts.count where counts[index] > 0 {
                 let to = Int(cell.pointee.shift)
@@ -216,9 +247,9 @@ final class OpenPlane {
             }
             spill(cell)
         }
-        let position = BucketScale.position(nanoseconds: latency)
+        let position = scale.position(nanoseconds: latency)
         if position == 0 {
-            cell.pointee.zeros = cell.pointee.zeros.saturatingAdding(added)
+            OpenCell.zeros(cell).pointee = OpenCell.zeros(cell).pointee.saturatingAdding(added)
         } else {
             increment(cell, BucketScale.coarser(position, shift: Int(cell.pointee.shift)), added)
         }
@@ -251,7 +282,7 @@ final class OpenPlane {
             let values = cell.pointee.block.assumingMemoryBound(to: UInt64.self)
             var (low, high) = (Int.max, 0)
             for at in 0..<count {
-                positions[at] = BucketScale.coarser(BucketScale.position(nanoseconds: values[at]), shift: shift)
+                positions[at] = BucketScale.coarser(scale.position(nanoseconds: values[at]), shift: shift)
                 if positions[at] > 0 { low = Swift.min(low, positions[at]) }
                 high = Swift.max(high, positions[at])
             }
@@ -266,7 +297,7 @@ final class OpenPlane {
             cell.pointee.first = Int32(Swift.max(1, low - spare / 2))
             for at in 0..<count {
                 if positions[at] == 0 {
-                    cell.pointee.zeros += 1
+                    OpenCell.zeros(cell).pointee += 1
                 } else {
                     increment(cell, positions[at], 1)
                 }
@@ -412,7 +443,7 @@ final class OpenPlane {
 
     private func append(_ cell: UnsafeMutablePointer<OpenCell>, to writer: inout PlaneWriter) {
         let head = PlaneWriter.Head(
-            key: UInt64(cell.pointee.key), count: cell.pointee.count, late: cell.pointee.late,
+            key: UInt64(cell.pointee.key), count: cell.pointee.count, late: OpenCell.late(cell).pointee,
             isPart: cell.pointee.flags & OpenCell.Flag.part != 0, exemplars: OpenCell.traces(cell))
         if cell.pointee.isExact {
             let count = Int(cell.pointee.count)
@@ -426,7 +457,7 @@ final class OpenPlane {
         }
         let buckets = PlaneWriter.BucketHead(
             shift: Int(cell.pointee.shift), isApproximate: cell.pointee.flags & OpenCell.Flag.approximate != 0,
-            sum: cell.pointee.sum, max: cell.pointee.max, zeros: cell.pointee.zeros,
+            sum: cell.pointee.sum, max: cell.pointee.max, zeros: OpenCell.zeros(cell).pointee,
             counters: UnsafeBufferPointer(start: OpenCell.counters(cell), count: thresholds.count))
         let (first, count) = (Int(cell.pointee.first), Int(cell.pointee.capacity))
         if cell.pointee.flags & OpenCell.Flag.wide != 0 {

@@ -1,7 +1,7 @@
 import OTLP
 
-/// Spans on their way from a scan to their cells, a few at a time. Each step is done for all of them before the next one, so
-/// that the memory which a step touches is fetched for several spans at once.
+/// Spans on their way from a scan to their cells, a few at a time. Each step is done for all of them before the next one, and
+/// asks for the memory that the next one needs, so that it is fetched for many spans at once.
 final class SpanBatch {
     static let size = 64
 
@@ -18,7 +18,6 @@ final class SpanBatch {
         var position: Int32 = 0
         /// Of the batch's sketches; -1 for a single latency.
         var sketch: Int32 = -1
-        var isCounted = false
         var plane: Unmanaged<OpenPlane>?
         var cell: UnsafeMutablePointer<OpenCell>?
     }
@@ -27,15 +26,28 @@ final class SpanBatch {
     /// For each span of the batch and each further view, its group's name.
     var names: [ScannedBytes] = []
     var sketches: [Sketch] = []
-    /// What is read only for its memory to be there soon, kept so that it is read.
-    var touched: UInt32 = 0
+    /// The values of interest of the resource and of the span, by key.
+    let resourceValues: UnsafeMutablePointer<ScannedBytes>
+    let spanValues: UnsafeMutablePointer<ScannedBytes>
+    let resourceKeys: Int
+    let spanKeys: Int
 
-    init() {
+    init(_ interest: TraceScanInterest) {
         pending = .allocate(capacity: Self.size)
         pending.initialize(repeating: Pending(), count: Self.size)
+        resourceKeys = interest.resourceKeys.count
+        spanKeys = interest.spanKeys.count
+        resourceValues = .allocate(capacity: resourceKeys)
+        resourceValues.initialize(repeating: ScannedBytes(), count: resourceKeys)
+        spanValues = .allocate(capacity: spanKeys)
+        spanValues.initialize(repeating: ScannedBytes(), count: spanKeys)
     }
 
-    deinit { pending.deallocate() }
+    deinit {
+        pending.deallocate()
+        resourceValues.deallocate()
+        spanValues.deallocate()
+    }
 }
 
 /// Counts the spans of one request.
@@ -48,21 +60,22 @@ struct SpanCounter {
 
     private let scans: ScanPool
     private let filter: SpanFilter
-    private let filteredName: [UInt8]?
     private let filtersAny: Bool
     private let groupPrefix: [UInt8]
-    private let ownInstance: [UInt8]?
     private let none: ScannedBytes
     private let furtherViews: Int
 
+    /// Where the scan's bytes are; taken again when text has been noted.
+    private var view: TraceScanView
     private var resource = UInt32.max
     private var isOwn = false
     private var isOtherService = false
-    /// The values of interest of the resource and of the span, by key.
-    private var resourceValues: [ScannedBytes]
-    private var spanValues: [ScannedBytes]
+    private let resourceValues: UnsafeMutablePointer<ScannedBytes>
+    private let spanValues: UnsafeMutablePointer<ScannedBytes>
     private var lastStage = ScannedBytes()
     private var lastStageNumber = -1
+    /// Latencies that end in here have a window in the first view, while the lock is held.
+    private var accepted: Range<UInt64> = 0..<0
 
     init(engine: HeatmapEngine, box: ScanPool.Box, groupPrefix: String) {
         self.groupPrefix = Array(groupPrefix.utf8)
@@ -71,24 +84,24 @@ struct SpanCounter {
         batch = box.batch
         scans = engine.scans
         filter = engine.configuration.filter
-        filteredName = filter.name.map { Array($0.utf8) }
         filtersAny = filter != SpanFilter()
-        ownInstance = engine.configuration.ownInstanceID.map { Array($0.utf8) }
         furtherViews = engine.views.count - 1
-        resourceValues = Array(repeating: ScannedBytes(), count: engine.scans.scanner.interest.resourceKeys.count)
-        spanValues = Array(repeating: ScannedBytes(), count: engine.scans.scanner.interest.spanKeys.count)
+        resourceValues = batch.resourceValues
+        spanValues = batch.spanValues
         none = box.scan.note("(none)")
+        view = scan.view
     }
 
     mutating func count(_ range: Range<Int>, _ state: inout HeatmapState) {
         let before = (counted, discarded)
+        accepted = 0..<0
         var at = range.lowerBound
         while at < range.upperBound {
             var held = 0
             batch.sketches.removeAll(keepingCapacity: true)
             batch.names.removeAll(keepingCapacity: true)
             while at < range.upperBound, held < SpanBatch.size {
-                if take(scan.spans[at], into: &batch.pending[held], &state) { held += 1 }
+                if take(view.spans[at], into: &batch.pending[held], &state) { held += 1 }
                 at += 1
             }
             for view in 0...furtherViews { place(held, view, &state) }
@@ -112,23 +125,24 @@ struct SpanCounter {
         var latency: Int64 = -1
         var sketchBytes: ScannedBytes?
         var isSummarised = false
-        let keys = spanValues.count
-        spanValues.withUnsafeMutableBufferPointer { values in
-            for key in ScanPool.SpanKey.first..<keys { values[key] = ScannedBytes() }
-            for attribute in scan.attributes(of: span) {
-                let key = Int(attribute.key)
-                if key >= ScanPool.SpanKey.first {
-                    // The first of several is the one that counts.
-                    if values[key].count == 0, let text = scan.text(of: attribute) { values[key] = text }
-                } else {
-                    switch key {
-                    case ScanPool.SpanKey.stage where attribute.kind == .string: stage = attribute.bytes
-                    case ScanPool.SpanKey.latency where attribute.kind == .int: latency = attribute.int
-                    case ScanPool.SpanKey.sketch where attribute.kind == .bytes: sketchBytes = attribute.bytes
-                    case ScanPool.SpanKey.summarised:
-                        isSummarised = attribute.kind == .bool && attribute.bool
-                    default: break
-                    }
+        var key = ScanPool.SpanKey.first
+        while key < batch.spanKeys {
+            spanValues[key] = ScannedBytes()
+            key &+= 1
+        }
+        for attribute in view.attributes(of: span) {
+            let key = Int(attribute.key)
+            if key >= ScanPool.SpanKey.first {
+                // The first of several is the one that counts.
+                guard spanValues[key].count == 0 else { continue }
+                if attribute.kind == .string { spanValues[key] = attribute.bytes } else { noteText(attribute, key) }
+            } else {
+                switch key {
+                case ScanPool.SpanKey.stage where attribute.kind == .string: stage = attribute.bytes
+                case ScanPool.SpanKey.latency where attribute.kind == .int: latency = attribute.int
+                case ScanPool.SpanKey.sketch where attribute.kind == .bytes: sketchBytes = attribute.bytes
+                case ScanPool.SpanKey.summarised: isSummarised = attribute.kind == .bool && attribute.bool
+                default: break
                 }
             }
         }
@@ -151,8 +165,9 @@ struct SpanCounter {
             return discard(.noLatency)
         }
         // Before the names get their numbers: there is room for so many groups, and none is for what is not counted.
-        if engine.isTooFarAhead(state, span.endUnixNano) { return discard(.future) }
-        if case .failure = engine.plane(&state, state.views[0], span.endUnixNano) { return discard(.expired) }
+        if !accepted.contains(span.endUnixNano), let refusal = refusal(of: span.endUnixNano, &state) {
+            return discard(refusal)
+        }
         pending.endUnixNano = span.endUnixNano
         pending.traceIDHigh = span.traceIDHigh
         pending.traceIDLow = span.traceIDLow
@@ -160,6 +175,25 @@ struct SpanCounter {
         pending.name = name(view: 0)
         if furtherViews > 0 { for view in 1...furtherViews { batch.names.append(name(view: view)) } }
         return true
+    }
+
+    /// Finds the window of the first view, and remembers from when to when that answer holds.
+    @inline(never)
+    private mutating func refusal(
+        of endUnixNano: UInt64, _ state: inout HeatmapState
+    ) -> HeatmapLedger.DiscardReason? {
+        if engine.isTooFarAhead(state, endUnixNano) { return .future }
+        guard case .success(let plane) = engine.plane(&state, state.views[0], endUnixNano) else { return .expired }
+        // What is too far ahead may begin in the middle of a window.
+        let latest = engine.maxFutureNano.map { state.nowUnixNano.saturatingAdding($0) } ?? .max
+        accepted = plane.startNano..<Swift.max(plane.startNano, Swift.min(plane.endNano, latest))
+        return nil
+    }
+
+    @inline(never)
+    private mutating func noteText(_ attribute: ScannedAttribute, _ key: Int) {
+        if let text = scan.text(of: attribute) { spanValues[key] = text }
+        view = scan.view
     }
 
     private mutating func discard(_ reason: HeatmapLedger.DiscardReason) -> Bool {
@@ -170,7 +204,7 @@ struct SpanCounter {
     private func passes(_ span: ScannedSpan) -> Bool {
         if isOtherService { return false }
         if let kind = filter.kind, span.kind != kind { return false }
-        if let filteredName, !scan.isEqual(span.name, filteredName) { return false }
+        if let name = scans.wantedName, !scan.isEqual(span.name, name) { return false }
         return scans.wanted.allSatisfy { key in
             let own = key.span >= ScanPool.SpanKey.first ? spanValues[key.span] : ScannedBytes()
             return scan.isEqual(own.count > 0 ? own : resourceValues[key.resource], key.value)
@@ -181,25 +215,26 @@ struct SpanCounter {
         resource = index
         isOwn = false
         isOtherService = filter.service != nil
-        for key in resourceValues.indices { resourceValues[key] = ScannedBytes() }
+        for key in 0..<batch.resourceKeys { resourceValues[key] = ScannedBytes() }
         for attribute in scan.attributes(of: scan.resources[Int(index)]) {
             let key = Int(attribute.key)
             switch key {
             case ScanPool.ResourceKey.instance where attribute.kind == .string:
-                if let ownInstance, scan.isEqual(attribute.bytes, ownInstance) { isOwn = true }
+                if let own = scans.ownInstance, scan.isEqual(attribute.bytes, own) { isOwn = true }
             case ScanPool.ResourceKey.service where attribute.kind == .string:
-                if let service = filter.service { isOtherService = !scan.isEqual(attribute.bytes, Array(service.utf8)) }
+                if let service = scans.wantedService { isOtherService = !scan.isEqual(attribute.bytes, service) }
             default: break
             }
             if resourceValues[key].count == 0, let text = scan.text(of: attribute) { resourceValues[key] = text }
         }
+        view = scan.view
     }
 
     // MARK: Names
 
     /// What the group is called in a view; empty if the view does not count it.
     @inline(__always)
-    private func name(view: Int) -> ScannedBytes {
+    private mutating func name(view: Int) -> ScannedBytes {
         if view == 0 {
             let keys = scans.viewKeys[0]
             for key in keys {
@@ -222,7 +257,7 @@ struct SpanCounter {
     }
 
     @inline(never)
-    private func otherName(_ view: Int) -> ScannedBytes {
+    private mutating func otherName(_ view: Int) -> ScannedBytes {
         var values: [ScannedBytes] = []
         for key in scans.viewKeys[view] {
             let value = value(key)
@@ -234,7 +269,7 @@ struct SpanCounter {
 
     /// Prefix and values, with a separator between two of them, which values themselves do not have.
     @inline(never)
-    private func compose(_ values: [ScannedBytes]) -> ScannedBytes {
+    private mutating func compose(_ values: [ScannedBytes]) -> ScannedBytes {
         let start = scan.noteStart()
         for byte in groupPrefix { scan.note(byte) }
         for (number, value) in values.enumerated() {
@@ -245,6 +280,7 @@ struct SpanCounter {
                 scan.note(values.count > 1 && byte == HeatmapView.separator ? 0x20 : byte)
             }
         }
+        view = scan.view
         return scan.noted(from: start)
     }
 
@@ -260,7 +296,7 @@ struct SpanCounter {
 
     @inline(__always)
     private mutating func number(ofStage stage: ScannedBytes, _ state: HeatmapState) -> Int {
-        if lastStageNumber >= 0, scan.areEqual(stage, lastStage) { return lastStageNumber }
+        if lastStageNumber >= 0, view.areEqual(stage, lastStage) { return lastStageNumber }
         lastStage = stage
         lastStageNumber = state.stages.number(
             UnsafeRawBufferPointer(rebasing: scan.bytes(stage)[..<clipped(stage)]))
@@ -277,73 +313,102 @@ struct SpanCounter {
         if viewNumber > 0 {
             for at in 0..<held { pending[at].name = batch.names[at * furtherViews + viewNumber - 1] }
         }
-        let groups = view.groups
-        // Short loops that do nothing but read: the processor fetches for many spans at once only what it can see ahead.
-        var touched: UInt32 = 0
-        for at in 0..<held { pending[at].hash = groups.hash(scan.bytes(pending[at].name)) }
-        for at in 0..<held { touched &+= groups.touchSlot(pending[at].hash) }
-        for at in 0..<held { touched &+= groups.touchName(pending[at].hash) }
+        ask(held, view)
+        find(held, view, viewNumber, &state)
         for at in 0..<held {
-            guard viewNumber == 0 || pending[at].name.count > 0 else {
-                pending[at].plane = nil
+            guard let cell = pending[at].cell, let plane = pending[at].plane else { continue }
+            plane._withUnsafeGuaranteedRef { plane in
+                let position = plane.scale.position(nanoseconds: pending[at].latency)
+                pending[at].position = Int32(truncatingIfNeeded: position)
+                plane.prefetchBlock(cell, pending[at].latency, position)
+            }
+        }
+        var latencies: UInt64 = 0
+        var latest = state.latestUnixNano
+        for at in 0..<held {
+            guard let cell = pending[at].cell, let plane = pending[at].plane else {
+                if viewNumber == 0 { _ = discard(.memory) }
                 continue
             }
-            let name = scan.bytes(pending[at].name)
-            pending[at].group = Int32(groups.find(name, pending[at].hash) ?? groups.add(name, pending[at].hash))
-            guard case .success(let plane) = engine.plane(&state, view, pending[at].endUnixNano) else {
-                pending[at].plane = nil
-                continue
+            let added = plane._withUnsafeGuaranteedRef { insert(pending + at, $0, cell) }
+            latencies = latencies.saturatingAdding(added)
+            if viewNumber == 0 {
+                counted += 1
+                latest = Swift.max(latest, pending[at].endUnixNano)
             }
-            pending[at].plane = .passUnretained(plane)
-        }
-        for at in 0..<held {
-            pending[at].cell = nil
-            guard let plane = pending[at].plane else { continue }
-            pending[at].cell = plane._withUnsafeGuaranteedRef { plane in
-                engine.cell(&state, plane, group: Int(pending[at].group), stage: Int(pending[at].stage))
+            let isLate = plane._withUnsafeGuaranteedRef { state.nowUnixNano > $0.lateAfterNano }
+            if isLate || pending[at].group == 0 {
+                plane._withUnsafeGuaranteedRef {
+                    engine.noteUnusual(
+                        &state, view, $0, cell, group: Int(pending[at].group), added, isFirst: viewNumber == 0)
+                }
             }
-        }
-        for at in 0..<held { if let cell = pending[at].cell { touched &+= UInt32(cell.pointee.flags) } }
-        for at in 0..<held {
-            pending[at].position = Int32(
-                truncatingIfNeeded: BucketScale.position(nanoseconds: pending[at].latency))
-        }
-        for at in 0..<held {
-            guard let cell = pending[at].cell else { continue }
-            touched &+= OpenPlane.slot(cell, Int(pending[at].position))?.pointee ?? 0
-        }
-        batch.touched = touched
-        for at in 0..<held { insert(pending + at, view, viewNumber, &state) }
-    }
-
-    @inline(__always)
-    private mutating func insert(
-        _ pending: UnsafeMutablePointer<SpanBatch.Pending>, _ view: ViewState, _ viewNumber: Int,
-        _ state: inout HeatmapState
-    ) {
-        guard let cell = pending.pointee.cell, let plane = pending.pointee.plane else {
-            if viewNumber == 0 { _ = discard(.memory) }
-            return
-        }
-        plane._withUnsafeGuaranteedRef { plane in
-            var added: UInt64 = 1
-            if pending.pointee.sketch < 0 {
-                plane.insert(cell, pending.pointee.latency, position: Int(pending.pointee.position))
-            } else {
-                let sketch = batch.sketches[Int(pending.pointee.sketch)]
-                plane.merge(cell, sketch)
-                added = sketch.count
-            }
-            if pending.pointee.traceIDHigh | pending.pointee.traceIDLow != 0 {
-                OpenCell.note(
-                    cell, pending.pointee.latency, pending.pointee.traceIDHigh, pending.pointee.traceIDLow)
-            }
-            engine.note(
-                &state, view, plane, cell, group: Int(pending.pointee.group), added, isFirst: viewNumber == 0)
         }
         if viewNumber == 0 {
-            counted += 1
-            if pending.pointee.endUnixNano > state.latestUnixNano { state.latestUnixNano = pending.pointee.endUnixNano }
+            state.ledger.latencies = state.ledger.latencies.saturatingAdding(latencies)
+            state.latestUnixNano = latest
         }
+    }
+
+    /// Asks for the memory of what the names most likely stand for. Short loops: the processor works on many spans at once.
+    @inline(__always)
+    private func ask(_ held: Int, _ view: ViewState) {
+        let pending = batch.pending
+        let groups = view.groups
+        for at in 0..<held {
+            let hash = groups.hash(self.view.bytes(pending[at].name))
+            pending[at].hash = hash
+            groups.prefetchSlot(hash)
+        }
+        guard let plane = view.current else { return }
+        for at in 0..<held {
+            let group = groups.candidate(pending[at].hash)
+            groups.prefetchName(group)
+            plane.prefetchEntry(group: group, stage: Int(pending[at].stage))
+        }
+        for at in 0..<held {
+            plane.prefetchCell(group: groups.candidate(pending[at].hash), stage: Int(pending[at].stage))
+        }
+    }
+
+    /// The cells, which are made where there are none.
+    @inline(__always)
+    private func find(_ held: Int, _ view: ViewState, _ viewNumber: Int, _ state: inout HeatmapState) {
+        let pending = batch.pending
+        let groups = view.groups
+        var plane = view.current
+        for at in 0..<held {
+            pending[at].cell = nil
+            pending[at].plane = nil
+            if viewNumber > 0, pending[at].name.count == 0 { continue }
+            let name = self.view.bytes(pending[at].name)
+            let group = groups.find(name, pending[at].hash) ?? groups.add(name, pending[at].hash)
+            pending[at].group = Int32(truncatingIfNeeded: group)
+            let end = pending[at].endUnixNano
+            if !(plane.map { $0.startNano <= end && end < $0.endNano } ?? false) {
+                guard case .success(let other) = engine.plane(&state, view, end) else { continue }
+                plane = other
+            }
+            guard let plane else { continue }
+            pending[at].plane = .passUnretained(plane)
+            pending[at].cell = engine.cell(&state, plane, group: group, stage: Int(pending[at].stage))
+        }
+    }
+
+    /// How many latencies have been counted.
+    @inline(__always)
+    private func insert(
+        _ pending: UnsafeMutablePointer<SpanBatch.Pending>, _ plane: OpenPlane, _ cell: UnsafeMutablePointer<OpenCell>
+    ) -> UInt64 {
+        if pending.pointee.traceIDHigh | pending.pointee.traceIDLow != 0 {
+            OpenCell.note(cell, pending.pointee.latency, pending.pointee.traceIDHigh, pending.pointee.traceIDLow)
+        }
+        if pending.pointee.sketch < 0 {
+            plane.insert(cell, pending.pointee.latency, position: Int(pending.pointee.position))
+            return 1
+        }
+        let sketch = batch.sketches[Int(pending.pointee.sketch)]
+        plane.merge(cell, sketch)
+        return sketch.count
     }
 }

@@ -44,6 +44,13 @@ public struct ProtobufReader {
             cursor += 1
             return UInt64(first)
         }
+        if end - cursor >= 2 {
+            let second = cursor.load(fromByteOffset: 1, as: UInt8.self)
+            if second < 0x80 {
+                cursor += 2
+                return UInt64(first & 0x7F) | UInt64(second) << 7
+            }
+        }
         return try longVarint()
     }
 

@@ -20,6 +20,8 @@ public struct TraceScanInterest: Sendable {
     final class KeySet: Sendable {
         nonisolated(unsafe) let bytes: UnsafeMutablePointer<UInt8>
         nonisolated(unsafe) let offsets: UnsafeMutablePointer<Int32>
+        /// For each length the first key that has it; 63 stands for what is longer, too.
+        nonisolated(unsafe) let candidates: UnsafeMutablePointer<UInt8>
         let count: Int
         /// Bit n: some key is n bytes long; the last bit stands for 63 and more.
         let lengths: UInt64
@@ -28,6 +30,11 @@ public struct TraceScanInterest: Sendable {
             let all = keys.map { Array($0.utf8) }
             bytes = .allocate(capacity: all.reduce(1) { $0 + $1.count })
             offsets = .allocate(capacity: all.count + 1)
+            candidates = .allocate(capacity: 64)
+            for length in 0..<64 {
+                let first = all.firstIndex { min($0.count, 63) == length }
+                candidates[length] = UInt8(first ?? all.count)
+            }
             count = all.count
             var at = 0
             var lengths: UInt64 = 0
@@ -46,20 +53,21 @@ public struct TraceScanInterest: Sendable {
         deinit {
             bytes.deallocate()
             offsets.deallocate()
+            candidates.deallocate()
         }
 
         @inline(__always)
         func find(_ key: UnsafeRawBufferPointer) -> Int? {
             guard lengths >> UInt64(min(key.count, 63)) & 1 == 1 else { return nil }
-            return findSlow(key)
-        }
-
-        @inline(__always)
-        private func findSlow(_ key: UnsafeRawBufferPointer) -> Int? {
-            for index in 0..<count {
+            var index = Int(candidates[min(key.count, 63)])
+            while index < count {
                 let start = Int(offsets[index])
-                guard Int(offsets[index + 1]) - start == key.count else { continue }
-                if BytesEqual.test(key.baseAddress, UnsafeRawPointer(bytes + start), key.count) { return index }
+                if Int(offsets[index &+ 1]) &- start == key.count,
+                    BytesEqual.test(key.baseAddress, UnsafeRawPointer(bytes + start), key.count)
+                {
+                    return index
+                }
+                index &+= 1
             }
             return nil
         }
@@ -67,18 +75,22 @@ public struct TraceScanInterest: Sendable {
 }
 
 /// Equality of short byte strings, eight bytes at a time; a call to `memcmp` costs more than the work.
-enum BytesEqual {
-    @inline(__always)
-    static func test(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer, _ count: Int) -> Bool {
+public enum BytesEqual {
+    @inlinable @inline(__always)
+    public static func test(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer, _ count: Int) -> Bool {
         guard let a else { return count == 0 }
-        var at = 0
-        while at &+ 8 <= count {
-            guard
-                a.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-                    == b.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-            else { return false }
-            at &+= 8
+        if count >= 8 {
+            // The last eight overlap those before.
+            let last = count &- 8
+            var at = 0
+            while at < last {
+                if load(a, at) != load(b, at) { return false }
+                at &+= 8
+            }
+            return load(a, last) == load(b, last)
         }
+        if count >= 4 { return half(a, 0) == half(b, 0) && half(a, count &- 4) == half(b, count &- 4) }
+        var at = 0
         while at < count {
             guard a.load(fromByteOffset: at, as: UInt8.self) == b.load(fromByteOffset: at, as: UInt8.self) else {
                 return false
@@ -86,6 +98,16 @@ enum BytesEqual {
             at &+= 1
         }
         return true
+    }
+
+    @inlinable @inline(__always)
+    static func load(_ start: UnsafeRawPointer, _ at: Int) -> UInt64 {
+        start.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+    }
+
+    @inlinable @inline(__always)
+    static func half(_ start: UnsafeRawPointer, _ at: Int) -> UInt32 {
+        start.loadUnaligned(fromByteOffset: at, as: UInt32.self)
     }
 }
 
@@ -163,6 +185,31 @@ public struct ScannedResource: Sendable, BitwiseCopyable {
     public var attributeCount: UInt32 = 0
 }
 
+/// Where what a scan has found lies, to be read in a loop. Valid until the next scan, or until text is noted.
+@frozen
+public struct TraceScanView {
+    public let spans: UnsafePointer<ScannedSpan>
+    @usableFromInline let attributes: UnsafePointer<ScannedAttribute>
+    @usableFromInline let base: UnsafeRawPointer
+    @usableFromInline let arena: UnsafeRawPointer
+
+    @inlinable @inline(__always)
+    public func bytes(_ range: ScannedBytes) -> UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: (range.isInArena ? arena : base) + Int(range.start), count: range.count)
+    }
+
+    @inlinable @inline(__always)
+    public func attributes(of span: ScannedSpan) -> UnsafeBufferPointer<ScannedAttribute> {
+        UnsafeBufferPointer(start: attributes + Int(span.firstAttribute), count: Int(span.attributeCount))
+    }
+
+    @inlinable @inline(__always)
+    public func areEqual(_ a: ScannedBytes, _ b: ScannedBytes) -> Bool {
+        guard a.count == b.count, let other = bytes(b).baseAddress else { return false }
+        return BytesEqual.test(bytes(a).baseAddress, other, a.count)
+    }
+}
+
 /// The result of scanning one request, and the memory it lives in; use it again for the next request.
 ///
 /// Not thread-safe. Ranges are valid until the next scan, and only together with the bytes that were scanned.
@@ -207,6 +254,12 @@ public final class TraceScan {
         UnsafeBufferPointer(start: attributeStorage, count: attributeCount)
     }
 
+    public var view: TraceScanView {
+        TraceScanView(
+            spans: UnsafePointer(spanStorage), attributes: UnsafePointer(attributeStorage), base: base,
+            arena: UnsafeRawPointer(arena))
+    }
+
     public var retainedBytes: Int {
         spanCapacity * MemoryLayout<ScannedSpan>.stride + attributeCapacity * MemoryLayout<ScannedAttribute>.stride
             + resourceCapacity * MemoryLayout<ScannedResource>.stride + arenaCapacity
@@ -225,14 +278,6 @@ public final class TraceScan {
 
     public func attributes(of resource: ScannedResource) -> UnsafeBufferPointer<ScannedAttribute> {
         UnsafeBufferPointer(start: attributeStorage + Int(resource.firstAttribute), count: Int(resource.attributeCount))
-    }
-
-    @inline(__always)
-    public func areEqual(_ a: ScannedBytes, _ b: ScannedBytes) -> Bool {
-        guard a.count == b.count else { return false }
-        let other = bytes(b)
-        guard let start = other.baseAddress else { return true }
-        return BytesEqual.test(bytes(a).baseAddress, start, a.count)
     }
 
     public func isEqual(_ range: ScannedBytes, _ expected: [UInt8]) -> Bool {

@@ -93,8 +93,9 @@ public struct TraceRequestScanner: Sendable {
         var span = ScannedSpan()
         span.resource = resource
         let first = scan.attributeCount
-        while !reader.isAtEnd {
-            if skipShort(&reader, keys: keys, into: scan) { continue }
+        while true {
+            takeUsual(&reader, &span, keys, scan)
+            if reader.isAtEnd { break }
             let tag = try reader.tag()
             switch tag {
             case 0x4A: try scanAttribute(reader.message(), keys: keys, into: scan)
@@ -116,70 +117,87 @@ public struct TraceRequestScanner: Sendable {
         scan.appendSpan(span)
     }
 
-    /// Takes one field of a span if it is of the usual form, in which tag and lengths are a byte each: an attribute whose
-    /// message is nothing but key and value, or a field that nobody asked for. Everything else is left as it was.
+    /// Takes fields of a span as long as they are of the usual form, in which tag and length are a byte each, and an attribute's
+    /// message is nothing but key and value. The first that is of another form is left as it was, with all after it.
     @inline(__always)
-    private func skipShort(
-        _ reader: inout ProtobufReader, keys: TraceScanInterest.KeySet, into scan: TraceScan
-    ) -> Bool {
-        let field = reader.cursor
-        let room = reader.end - field
-        guard room >= 2 else { return false }
-        let tag = field.load(as: UInt8.self)
-        let length = Int(field.load(fromByteOffset: 1, as: UInt8.self))
-        guard length < 0x80, length &+ 2 <= room else { return false }
-        switch tag {
-        case 0x4A: break
-        // span_id, parent_span_id, trace_state, events, links, status.
-        case 0x12, 0x22, 0x1A, 0x5A, 0x6A, 0x7A:
-            reader.cursor = field + (length &+ 2)
-            return true
-        default: return false
-        }
-        let key = field + 4
-        guard length >= 2, field.load(fromByteOffset: 2, as: UInt8.self) == 0x0A else { return false }
-        let keyLength = Int(field.load(fromByteOffset: 3, as: UInt8.self))
-        // Key and value fill the message: nothing is in between, nothing follows.
-        guard keyLength < 0x80, keyLength &+ 4 <= length, key.load(fromByteOffset: keyLength, as: UInt8.self) == 0x12,
-            Int(key.load(fromByteOffset: keyLength &+ 1, as: UInt8.self)) &+ keyLength &+ 4 == length
-        else { return false }
-        if let found = keys.find(UnsafeRawBufferPointer(start: key, count: keyLength)) {
-            guard scanShortValue(key + (keyLength &+ 2), end: field + (length &+ 2), found, into: scan) else {
-                return false
+    private func takeUsual(
+        _ reader: inout ProtobufReader, _ span: inout ScannedSpan, _ keys: TraceScanInterest.KeySet, _ scan: TraceScan
+    ) {
+        var at = reader.cursor
+        let end = reader.end
+        // What is read ahead lies within the span.
+        loop: while end - at >= 4 {
+            let head = at.loadUnaligned(as: UInt32.self).littleEndian
+            let length = Int(head >> 8 & 0xFF)
+            let next = at + (length &+ 2)
+            switch head & 0xFF {
+            case 0x4A:
+                // Tag, length, tag of the key, length of the key.
+                guard head & 0x80FF_80FF == 0x000A_004A, next <= end else { break loop }
+                let keyLength = Int(head >> 24)
+                guard keyLength &+ 4 <= length else { break loop }
+                let key = at + 4
+                // Then the value, to the end of the attribute.
+                let expected = UInt16(truncatingIfNeeded: (length &- keyLength &- 4) &<< 8 | 0x12)
+                guard (key + keyLength).loadUnaligned(as: UInt16.self).littleEndian == expected else { break loop }
+                if let found = keys.find(UnsafeRawBufferPointer(start: key, count: keyLength)) {
+                    guard takeValue(key + (keyLength &+ 2), next, end, found, scan) else { break loop }
+                }
+            case 0x39, 0x41:
+                guard end - at >= 9 else { break loop }
+                let time = UInt64(littleEndian: at.loadUnaligned(fromByteOffset: 1, as: UInt64.self))
+                if head & 0xFF == 0x39 { span.startUnixNano = time } else { span.endUnixNano = time }
+                at += 9
+                continue
+            case 0x0A:
+                guard length == 16, next <= end else { break loop }
+                span.traceIDHigh = UInt64(bigEndian: at.loadUnaligned(fromByteOffset: 2, as: UInt64.self))
+                span.traceIDLow = UInt64(bigEndian: at.loadUnaligned(fromByteOffset: 10, as: UInt64.self))
+            case 0x2A:
+                guard length < 0x80, next <= end else { break loop }
+                span.name = range(UnsafeRawBufferPointer(start: at + 2, count: length), in: scan)
+            case 0x30:
+                guard length < 0x80 else { break loop }
+                span.kind = UInt32(truncatingIfNeeded: length)
+                at += 2
+                continue
+            // span_id, parent_span_id, trace_state, events, links, status.
+            case 0x12, 0x22, 0x1A, 0x5A, 0x6A, 0x7A:
+                guard length < 0x80, next <= end else { break loop }
+            default: break loop
             }
+            at = next
         }
-        reader.cursor = field + (length &+ 2)
-        return true
+        reader.cursor = at
     }
 
-    /// A value that is one string or one integer.
+    /// A value that is one string or one integer, from `value` up to `next`; what may be read goes on up to `end`.
     @inline(__always)
-    private func scanShortValue(
-        _ value: UnsafeRawPointer, end: UnsafeRawPointer, _ key: Int, into scan: TraceScan
+    private func takeValue(
+        _ value: UnsafeRawPointer, _ next: UnsafeRawPointer, _ end: UnsafeRawPointer, _ key: Int, _ scan: TraceScan
     ) -> Bool {
-        let count = end - value
+        let count = next - value
         guard count >= 2 else { return false }
+        let second = value.load(fromByteOffset: 1, as: UInt8.self)
         let kind: ScannedAttribute.Kind
-        let bits: UInt64
+        var bits: UInt64
         switch value.load(as: UInt8.self) {
         case 0x0A:
-            guard Int(value.load(fromByteOffset: 1, as: UInt8.self)) == count &- 2 else { return false }
+            guard Int(second) == count &- 2 else { return false }
             kind = .string
             bits = pack(range(UnsafeRawBufferPointer(start: value + 2, count: count &- 2), in: scan))
         case 0x18:
-            var number: UInt64 = 0
-            var at = 1
-            while at < count {
-                let byte = value.load(fromByteOffset: at, as: UInt8.self)
-                // The tenth byte and what follows are for the other way.
-                guard at < 10 else { return false }
-                number |= UInt64(byte & 0x7F) << UInt64(7 &* (at &- 1))
-                at &+= 1
-                if byte < 0x80 { break }
-            }
-            guard at == count, value.load(fromByteOffset: count &- 1, as: UInt8.self) < 0x80 else { return false }
+            // Up to eight bytes of seven bits each; all but the last have the top bit. Longer ones are for the other way.
+            guard count <= 9, end - value >= 9 else { return false }
+            let unused = UInt64(8 &* (9 &- count))
+            bits = UInt64(littleEndian: value.loadUnaligned(fromByteOffset: 1, as: UInt64.self))
+            bits = (bits &<< unused) &>> unused
+            guard bits & 0x8080_8080_8080_8080 == 0x0080_8080_8080_8080 &>> unused else { return false }
+            bits &= 0x7F7F_7F7F_7F7F_7F7F
+            bits = bits & 0x007F_007F_007F_007F | (bits & 0x7F00_7F00_7F00_7F00) >> 1
+            bits = bits & 0x0000_3FFF_0000_3FFF | (bits & 0x3FFF_0000_3FFF_0000) >> 2
+            bits = bits & 0x0FFF_FFFF | (bits & 0x0FFF_FFFF_0000_0000) >> 4
             kind = .int
-            bits = number
         default: return false
         }
         scan.appendAttribute(ScannedAttribute(key: UInt8(truncatingIfNeeded: key), kind: kind, bits: bits))
