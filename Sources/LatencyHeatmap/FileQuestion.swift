@@ -36,7 +36,7 @@ extension HeatmapConfiguration {
         if let window = query.window, window < .seconds(60) || window.components.seconds % 60 != 0 {
             configuration.window = window
         }
-        configuration.thresholds = [query.slo ?? query.levels[2]]
+        configuration.thresholds = query.thresholds
         return configuration
     }
 }

@@ -12,14 +12,14 @@ struct GridBuilder {
     /// Number of the engine's view.
     let view: Int
     /// Attributes whose values name the rows; nil: as the view has them.
-    private let by: [String]?
+    let by: [String]?
     /// What attributes of the view must be.
-    private let filter: [(attribute: String, value: String)]
+    let filter: [(attribute: String, value: String)]
     /// Length of a window that is kept, in seconds.
-    private let base: Int64
+    let base: Int64
     private let asked: Int64?
 
-    private static func invalid(_ cause: String) -> HeatmapError { HeatmapQuery.invalid(cause) }
+    static func invalid(_ cause: String) -> HeatmapError { HeatmapQuery.invalid(cause) }
 
     init(engine: HeatmapEngine, query: HeatmapQuery) throws(HeatmapError) {
         try query.validate()
@@ -71,7 +71,7 @@ struct GridBuilder {
 
     // MARK: The range
 
-    private struct Range {
+    struct Range {
         let since: Int64
         let until: Int64
         var columns: [HeatmapGrid.Window]
@@ -105,7 +105,7 @@ struct GridBuilder {
             isLive: settings.lateness != nil, civil: civil, measure: measure)
     }
 
-    private var groupName: String {
+    var groupName: String {
         let view = engine.views[view]
         return by?.joined(separator: "+") ?? (view.takesFirst ? view.attributes[0] : view.description)
     }
@@ -113,17 +113,17 @@ struct GridBuilder {
     private var measure: HeatmapGrid.Measure {
         HeatmapGrid.Measure(
             quantile: query.quantile, levels: query.levels.map(\.nanoseconds),
-            sloNano: (query.slo ?? query.levels[2]).nanoseconds)
+            sloNano: (query.slos.first ?? query.levels[2]).nanoseconds)
     }
 
-    private func second(_ bound: HeatmapQuery.TimeBound, _ now: UInt64) -> Int64 {
+    func second(_ bound: HeatmapQuery.TimeBound, _ now: UInt64) -> Int64 {
         switch bound {
         case .unixNano(let moment): Int64(moment / 1_000_000_000)
         case .ago(let age): Int64((now - Swift.min(now, age.nanoseconds)) / 1_000_000_000)
         }
     }
 
-    private func range(_ now: UInt64) throws(HeatmapError) -> Range {
+    func range(_ now: UInt64) throws(HeatmapError) -> Range {
         let windows = engine.windows(view: view)
         let until = query.until.map { second($0, now) } ?? .max
         let last = windows.last { $0.start < until }?.start ?? 0
@@ -215,12 +215,12 @@ struct GridBuilder {
     }
 
     /// Rows are named by what the question groups by, among the groups that pass its filters.
-    private func selection(_ reading: HeatmapReading, _ extra: (attribute: String, value: String)?) -> RowSelection {
+    func selection(_ reading: HeatmapReading, _ extra: (attribute: String, value: String)?) -> RowSelection {
         let conditions = filter + (extra.map { [$0] } ?? [])
         let attributes = reading.view.attributes
         let named = by?.compactMap { attributes.firstIndex(of: $0) }
         let required = conditions.map { (attributes.firstIndex(of: $0.attribute) ?? 0, $0.value) }
-        return RowSelection(reading, prefix: query.groupPrefix) { values in
+        func name(_ values: [String]) -> String? {
             if values.count == 1,
                 reading.view.takesFirst || attributes.count == 1 || values[0] == NameTable.overflowName
             {
@@ -230,10 +230,13 @@ struct GridBuilder {
             let shown = named.map { $0.compactMap { $0 < values.count ? values[$0] : nil } } ?? values
             return shown.joined(separator: " / ")
         }
+        return RowSelection(reading, prefix: query.groupPrefix) { values in
+            name(values).flatMap { query.group == nil || $0 == query.group ? $0 : nil }
+        }
     }
 
     /// The stage's number, and those on the way to it.
-    private func stage(in reading: HeatmapReading) throws(HeatmapError) -> (stage: Int, chain: [Int]) {
+    func stage(in reading: HeatmapReading) throws(HeatmapError) -> (stage: Int, chain: [Int]) {
         func has(_ stage: Int) -> Bool {
             reading.windows.contains { window in
                 var cells = window.cells

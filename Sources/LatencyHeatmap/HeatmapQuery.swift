@@ -2,9 +2,23 @@
 public struct HeatmapQuery: Sendable {
     /// Most windows in one grid.
     public static let maxWindows = 1_500
+    /// Most thresholds in one question.
+    static let maxThresholds = OpenCell.maxThresholds
 
     public enum Order: String, Sendable, CaseIterable { case name, slowest, count }
 
+    public enum View: String, Sendable, CaseIterable {
+        /// Groups by windows: a quantile in each cell.
+        case grid
+        /// Latencies by windows, of one group: a count in each cell.
+        case distribution
+        /// Groups by thresholds: how many latencies are below, and how fast an objective's budget is used up.
+        case slo
+    }
+
+    public var view = View.grid
+    /// Shows this group alone. Nil: all; their distribution is that of all together.
+    public var group: String?
     /// Attribute that names the groups, or a pair of them joined by `+`; must be one that the engine groups by. Nil: the
     /// engine's first.
     public var by: String?
@@ -27,8 +41,11 @@ public struct HeatmapQuery: Sendable {
     public var until: TimeBound?
     /// Zone for alignment and for times: `UTC`, `local`, a name, or an offset. Default `UTC`.
     public var timeZone = "UTC"
-    /// Threshold for `over_slo_count`. Nil: where the highest level begins.
-    public var slo: Duration?
+    /// Thresholds; the first is the one of `over_slo_count`. Empty: where the highest level begins, and for the view `slo`
+    /// where each of them does.
+    public var slos: [Duration] = []
+    /// Part of the latencies that ought not to be above a threshold, between 0 and 1. Default 0.99.
+    public var objective = 0.99
     /// Where yellow, orange and red begin. Default 50, 100 and 200 ms.
     public var levels: [Duration] = [.milliseconds(50), .milliseconds(100), .milliseconds(200)]
     public var order = Order.name
@@ -91,7 +108,18 @@ public struct HeatmapQuery: Sendable {
                     throw Self.invalid("tz: \"\(value)\" is no zone; give UTC, local, Asia/Shanghai or +08:00")
                 }
                 timeZone = value
-            case "slo": slo = try Self.duration(value, name)
+            case "slo":
+                slos = try value.split(separator: ",", omittingEmptySubsequences: false).map {
+                    text throws(HeatmapError) in
+                    try Self.duration(String(text), name)
+                }
+            case "view":
+                guard let known = View(rawValue: value) else {
+                    throw Self.invalid("view: \"\(value)\" is none of grid, distribution, slo")
+                }
+                view = known
+            case "group": group = value
+            case "objective": objective = try Self.objective(value)
             case "levels": levels = try Self.levels(value)
             case "sort":
                 guard let known = Order(rawValue: value) else {
@@ -112,8 +140,8 @@ public struct HeatmapQuery: Sendable {
 
     /// Names of the parameters.
     public static let names = [
-        "by", "where", "quantile", "window", "stage", "since", "until", "tz", "compare", "against", "slo", "levels",
-        "sort", "limit",
+        "view", "by", "group", "where", "quantile", "window", "stage", "since", "until", "tz", "compare", "against",
+        "slo", "objective", "levels", "sort", "limit",
     ]
 
     /// `tenant.id=acme`.
@@ -144,6 +172,12 @@ public struct HeatmapQuery: Sendable {
         return (String(text[..<place.lowerBound]), String(text[place.upperBound...]))
     }
 
+    /// What must be counted exactly for the answer.
+    var thresholds: [Duration] {
+        if !slos.isEmpty { return slos }
+        return view == .slo ? levels : [levels[2]]
+    }
+
     static func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidQuery, cause: cause) }
 
     /// What the texts are checked for when they are read, for queries that were put together in a program.
@@ -153,6 +187,25 @@ public struct HeatmapQuery: Sendable {
             throw Self.invalid("levels: \(levels) are not three ascending durations")
         }
         if let limit, limit < 0 { throw Self.invalid("limit: \(limit) is no number of rows") }
+        guard objective > 0, objective < 1 else {
+            throw Self.invalid("objective: \(objective) is not between 0 and 1")
+        }
+        guard slos.count <= Self.maxThresholds else {
+            throw Self.invalid("slo: \(slos.count) thresholds are more than \(Self.maxThresholds)")
+        }
+        if view != .grid, comparison != nil {
+            throw Self.invalid(
+                "view: \(view.rawValue) compares nothing; leave out compare and against, or show the grid")
+        }
+    }
+
+    /// `99.9%`, `99.9` or `0.999`.
+    private static func objective(_ text: String) throws(HeatmapError) -> Double {
+        let digits = text.hasSuffix("%") ? String(text.dropLast()) : text
+        guard let number = Double(digits), number > 0, number < 100 else {
+            throw invalid("objective: \"\(text)\" is no part of a whole; give 99.9% or 0.999")
+        }
+        return number >= 1 || digits != text ? number / 100 : number
     }
 
     /// `0.95`, `95`, `p95` or `P99.9`.

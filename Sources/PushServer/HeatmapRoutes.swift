@@ -67,14 +67,29 @@ struct HeatmapRoutes {
         return Question(fields: fields, query: query, page: page)
     }
 
-    private func grid(_ query: HeatmapQuery) throws(Problem) -> HeatmapGrid {
-        do { return try core.heatmap.snapshot(query: query) } catch { throw Problem.invalidParameter("\(error)") }
+    private func report(_ query: HeatmapQuery) throws(Problem) -> HeatmapReport {
+        do { return try core.heatmap.report(query: query) } catch { throw Problem.invalidParameter("\(error)") }
+    }
+
+    /// In pieces that are worth a write, each when the one before has been taken.
+    private static func body(_ parts: ReportParts) -> ResponseBody {
+        ResponseBody { writer in
+            var piece = ByteBuffer()
+            for part in parts {
+                piece.writeBytes(part)
+                guard piece.readableBytes >= 1 << 16 else { continue }
+                try await writer.write(piece)
+                piece.clear()
+            }
+            if piece.readableBytes > 0 { try await writer.write(piece) }
+            try await writer.finish(nil)
+        }
     }
 
     private func respond(to request: Request, as form: Form) throws -> Response {
         let question = try question(request)
         let fields = question.fields
-        let grid = try grid(question.query)
+        let report = try report(question.query)
         var headers: HTTPFields = [.contentType: form.contentType, .cacheControl: "no-store"]
         let body: ResponseBody
         switch form {
@@ -83,18 +98,12 @@ struct HeatmapRoutes {
             let style = HeatmapText.Style(
                 colours: fields.query.first("color").flatMap { HeatmapText.Colours(rawValue: $0) } ?? .none,
                 marks: fields.query.first("marks").flatMap { HeatmapText.Marks(rawValue: $0) } ?? .letters)
-            let text = HeatmapText.render(grid, width: min(max(width, 40), 1_000), style: style)
+            let text = report.text(width: min(max(width, 40), 1_000), style: style)
             body = ResponseBody(byteBuffer: ByteBuffer(string: text))
-        case .csv:
-            body = ResponseBody { writer in
-                var parts: [String] = []
-                HeatmapCSV.stream(grid) { parts.append($0) }
-                for part in parts { try await writer.write(ByteBuffer(string: part)) }
-                try await writer.finish(nil)
-            }
-        case .json: body = ResponseBody(byteBuffer: ByteBuffer(string: HeatmapJSON.render(grid)))
+        case .csv: body = Self.body(report.csv)
+        case .json: body = Self.body(report.json)
         case .html:
-            body = ResponseBody(byteBuffer: ByteBuffer(string: HeatmapHTML.render(grid, options: question.page)))
+            body = ResponseBody(byteBuffer: ByteBuffer(string: report.html(options: question.page)))
             if let name = HTTPField.Name("Content-Security-Policy") {
                 headers[name] = HeatmapHTML.contentSecurityPolicy(isLive: true) + "; frame-ancestors 'none'"
             }
@@ -113,7 +122,9 @@ struct HeatmapRoutes {
     private func follow(_ request: Request) throws -> Response {
         let question = try question(request)
         // Refused here, before the stream begins.
-        _ = try grid(question.query)
+        guard case .grid = try report(question.query) else {
+            throw Problem.invalidParameter("view: only the grid is live; ask for /heatmap again for the others")
+        }
         guard Self.followers.wrappingAdd(1, ordering: .relaxed).oldValue < Self.maxFollowers else {
             Self.followers.wrappingSubtract(1, ordering: .relaxed)
             throw Problem(

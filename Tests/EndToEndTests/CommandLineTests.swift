@@ -162,17 +162,30 @@ struct CommandLineTests {
               retry: 1s
               heartbeat: 2s
               stall_timeout: 3s
+            heatmap:
+              tiers: ["10m:2d", "1d:30d"]
             tenants:
               acme:
                 tokens: [very-secret]
             """
         try yaml.write(toFile: file, atomically: true, encoding: .utf8)
         let shown = try isotherm(
-            ["serve", "--config", file, "--set", "delivery.stall_timeout=30s", "--print-config"],
+            [
+                "serve", "--config", file, "--set", "delivery.stall_timeout=30s", "--set", "heatmap.thresholds=80ms,1s",
+                "--print-config",
+            ],
             environment: ["ISOTHERM_DELIVERY_HEARTBEAT": "20s", "ISOTHERM_DELIVERY_STALL_TIMEOUT": "31s"]
         ).text
         #expect(shown.contains("retry: 1s") && shown.contains("heartbeat: 20s") && shown.contains("stall_timeout: 30s"))
         #expect(!shown.contains("very-secret"))
+        #expect(shown.contains("tiers: \"10m:2d,1d:30d\"") && shown.contains("thresholds: \"80ms,1s\""))
+        for (setting, cause) in [
+            ("tiers=7m:7d", "divides a day"), ("tiers=5m", "window:retention"), ("tiers=5m:1h", "shorter time"),
+            ("thresholds=1s,2s,3s,4s,5s", "5 are more than 4"),
+        ] {
+            let refused = try isotherm(["serve", "--data", directory, "--set", "heatmap.\(setting)"], expected: nil)
+            #expect(refused.status != 0 && refused.standardError.contains(cause), "\(refused.standardError)")
+        }
         // What is printed can be read again.
         let again = shown.replacing("tokens: <redacted>", with: "tokens: [very-secret]")
         try again.write(toFile: file, atomically: true, encoding: .utf8)

@@ -2,6 +2,7 @@
 
     heatmap_page.py look PAGE.html GRID.json     table, requests, accessibility, in four forms
     heatmap_page.py use PAGE.html GRID.json      keys, pointer, quantiles, windows, exports
+    heatmap_page.py plain PAGE.html…             accessibility and requests of pages without a script
     heatmap_page.py windows PAGE.html GRID.csv   the canvas of each window, against the CSV of the same grid
 """
 
@@ -51,9 +52,30 @@ def expected(grid):
     return [[CONTROL.sub("\ufffd", g["group"])] + [label(c) for c in g["cells"]] + [label(g["total"])] for g in grid["groups"]]
 
 
-def look(browser, page, grid):
+def read_axe():
     with open(os.path.join(os.path.dirname(__import__("axe_playwright_python").__file__), "axe.min.js")) as file:
-        axe = file.read()
+        return file.read()
+
+
+def check_axe(view, axe, form):
+    view.run(axe + "; 0")
+    found = view.run("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html + v.nodes[0].failureSummary))")
+    assert found == [], (form, found)
+
+
+def plain(browser, pages):
+    axe = read_axe()
+    for page in pages:
+        for width, dark in [(1440, False), (390, True)]:
+            view = browser.open(page, width=width, dark=dark)
+            assert view.requests() == [page] and view.errors() == [], (page, view.requests(), view.errors())
+            wide = view.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, (page, "the page is wider than the window", wide)
+            check_axe(view, axe, (page, width, dark))
+
+
+def look(browser, page, grid):
+    axe = read_axe()
     for width, dark, script in [(1440, False, True), (390, True, True), (1440, True, False), (390, False, False)]:
         view = browser.open(page, width=width, dark=dark, script=script)
         form = f"{width} dark={dark} script={script}"
@@ -67,9 +89,7 @@ def look(browser, page, grid):
         assert view.run("window.pwned") is None
         if script:
             open_cell(view)
-            view.run(axe + "; 0")
-            found = view.run("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html + v.nodes[0].failureSummary))")
-            assert found == [], (form, found)
+            check_axe(view, axe, form)
 
 
 def open_cell(view):
@@ -195,6 +215,11 @@ def windows(browser, page, table):
 
 
 def main():
+    if sys.argv[1] == "plain":
+        with Browser(CHROMIUM) as browser:
+            plain(browser, ["file://" + page for page in sys.argv[2:]])
+        print("ok")
+        return
     _, task, page, table = sys.argv
     with open(table, newline="") as file:
         content = file.read()

@@ -15,6 +15,16 @@ enum Figures {
         return text
     }
 
+    /// As `milliseconds`, and below a tenth of one in microseconds or nanoseconds: `23µs`, `7ns`.
+    static func edge(_ nanoseconds: UInt64) -> String {
+        switch nanoseconds {
+        case 0: "0"
+        case ..<1_000: "\(nanoseconds)ns"
+        case ..<100_000: "\((nanoseconds + 500) / 1_000)µs"
+        default: milliseconds(nanoseconds)
+        }
+    }
+
     /// `217 ms`, or `140s`.
     static func latency(_ nanoseconds: UInt64) -> String {
         let text = milliseconds(nanoseconds)
@@ -34,6 +44,12 @@ enum Figures {
         let microseconds = nanoseconds / 1_000 + (nanoseconds % 1_000 >= 500 ? 1 : 0)
         let fraction = "\(microseconds % 1_000)"
         return "\(microseconds / 1_000)." + String(repeating: "0", count: 3 - fraction.count) + fraction
+    }
+
+    /// Milliseconds to the nanosecond: for edges of ranges.
+    static func wholeMilliseconds(_ nanoseconds: UInt64) -> String {
+        let fraction = "\(nanoseconds % 1_000_000)"
+        return "\(nanoseconds / 1_000_000)." + String(repeating: "0", count: 6 - fraction.count) + fraction
     }
 
     static func decimal(_ value: Double, _ digits: Int) -> String {

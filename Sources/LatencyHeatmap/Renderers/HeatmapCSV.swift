@@ -7,19 +7,14 @@ public enum HeatmapCSV {
     ]
 
     /// Lines end in CRLF. Times are RFC 3339 with the zone's offset; `trace_ids` are separated by blanks.
-    public static func render(_ grid: HeatmapGrid) -> String {
-        var text = ""
-        stream(grid) { text += $0 }
-        return text
-    }
+    public static func render(_ grid: HeatmapGrid) -> String { parts(grid).text }
 
-    /// The same in parts, one for each group, so that a large grid is never in memory as a text.
-    public static func stream(_ grid: HeatmapGrid, to write: (String) throws -> Void) rethrows {
-        try write(header.joined(separator: ",") + "\r\n")
+    /// The same in parts, one for each group.
+    static func parts(_ grid: HeatmapGrid) -> ReportParts {
         let slo = Figures.exactMilliseconds(grid.sloNano)
         let spans = grid.windows.map { "\(grid.civil.rfc3339($0.start)),\(grid.civil.rfc3339($0.end))," }
         let stage = field(grid.stage)
-        for row in grid.rows {
+        return ReportParts(Array((header.joined(separator: ",") + "\r\n").utf8), grid.rows) { _, row in
             let group = field(row.group)
             var text = ""
             for (index, cell) in row.cells.enumerated() {
@@ -36,13 +31,13 @@ public enum HeatmapCSV {
                 }
                 text += "\r\n"
             }
-            try write(text)
+            return Array(text.utf8)
         }
     }
 
     /// Quoted where it must be. A leading `= + - @`, also full-width, or control character would make a spreadsheet
     /// compute: an apostrophe before it makes it text (OWASP, "CSV Injection").
-    private static func field(_ text: String) -> String {
+    static func field(_ text: String) -> String {
         var safe = text
         if let first = text.unicodeScalars.first, "=+-@\t\r\n＝＋－＠".unicodeScalars.contains(first) { safe = "'" + text }
         guard safe.unicodeScalars.contains(where: { ",\"\r\n".unicodeScalars.contains($0) }) || safe != text else {

@@ -41,27 +41,8 @@ public enum HeatmapHTML {
     public static func render(_ grid: HeatmapGrid, options: Options = Options()) -> String {
         let rows = Swift.min(grid.rows.count, maxRows)
         let columns = columns(grid)
-        let title = title(grid)
         var html = Bytes()
-        html.add(
-            """
-            <!doctype html>
-            <html lang="en">
-            <head>
-            <meta charset="utf-8">
-            <meta http-equiv="Content-Security-Policy" content="\(contentSecurityPolicy(isLive: options.liveAddress != nil))">
-            <meta name="viewport" content="width=device-width, initial-scale=1">
-            <meta name="color-scheme" content="light dark">
-            <meta name="referrer" content="no-referrer">
-            <title>
-            """)
-        html.text(title)
-        html.add("</title>\n<style>\(Page.style)</style>\n</head>\n<body>\n<header>\n<h1>")
-        html.text(title)
-        html.add("</h1>\n<p id=\"line\">")
-        html.text(line(grid))
-        html.add("</p>\n")
-        if options.liveAddress != nil { html.add("<p id=\"live\" role=\"status\"></p>\n") }
+        begin(title(grid), line(grid), isLive: options.liveAddress != nil, &html)
         legend(grid, &html)
         html.add("<div id=\"tools\" class=\"tools\" hidden></div>\n</header>\n<main>\n")
         if rows == 0 { html.add("<p class=\"empty\">No latencies in this range yet.</p>\n") }
@@ -93,6 +74,87 @@ public enum HeatmapHTML {
         return String(decoding: html.bytes, as: UTF8.self)
     }
 
+    /// A document up to what follows its title.
+    static func begin(_ title: String, _ line: String, isLive: Bool, _ html: inout Bytes) {
+        html.add(
+            """
+            <!doctype html>
+            <html lang="en">
+            <head>
+            <meta charset="utf-8">
+            <meta http-equiv="Content-Security-Policy" content="\(contentSecurityPolicy(isLive: isLive))">
+            <meta name="viewport" content="width=device-width, initial-scale=1">
+            <meta name="color-scheme" content="light dark">
+            <meta name="referrer" content="no-referrer">
+            <title>
+            """)
+        html.text(title)
+        html.add("</title>\n<style>\(Page.style)</style>\n</head>\n<body>\n<header>\n<h1>")
+        html.text(title)
+        html.add("</h1>\n<p id=\"line\">")
+        html.text(line)
+        html.add("</p>\n")
+        if isLive { html.add("<p id=\"live\" role=\"status\"></p>\n") }
+    }
+
+    /// A document that is one table, without a script.
+    ///
+    /// - Parameters:
+    ///   - legend: class and words of what the colours and signs mean.
+    ///   - head: of its columns; the first is the rows' own.
+    ///   - rows: name, class and text of the cells.
+    static func page(
+        _ title: String, _ line: String, legend: [(kind: String, words: String)], caption: String, head: [String],
+        rows: [(name: String, cells: [(kind: String, text: String)])], notes: [String]
+    ) -> String {
+        var html = Bytes()
+        begin(visible(title), visible(line), isLive: false, &html)
+        html.add("<ul class=\"legend\" aria-label=\"Legend\">")
+        for entry in legend {
+            html.add("<li class=\"\(entry.kind)\">")
+            html.text(entry.words)
+            html.add("</li>")
+        }
+        html.add("</ul>\n</header>\n<main>\n")
+        if rows.isEmpty {
+            html.add("<p class=\"empty\">No latencies in this range yet.</p>\n")
+        } else {
+            html.add(
+                "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table\">\n<table id=\"table\">\n<caption>"
+            )
+            html.text(caption)
+            html.add("</caption>\n<thead><tr>")
+            for (number, name) in head.enumerated() {
+                html.add(number == 0 ? "<th scope=\"col\" class=\"group\">" : "<th scope=\"col\">")
+                html.text(name)
+                html.add("</th>")
+            }
+            html.add("</tr></thead>\n<tbody>\n")
+            for row in rows {
+                html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"")
+                html.text(visible(row.name))
+                html.add("\">")
+                html.text(visible(row.name))
+                html.add("</th>")
+                for cell in row.cells {
+                    html.add("<td class=\"\(cell.kind)\">")
+                    html.text(cell.text)
+                    html.add("</td>")
+                }
+                html.add("</tr>\n")
+            }
+            html.add("</tbody>\n</table>\n</div>\n")
+        }
+        html.add("</main>\n<footer>\n")
+        for note in notes {
+            html.add("<p>")
+            html.text(note)
+            html.add("</p>\n")
+        }
+        html.add("<p>Written by Isotherm.</p>\n</footer>\n</body>\n</html>\n")
+        return String(decoding: html.bytes, as: UTF8.self)
+    }
+
     /// What a live page takes instead of its own data: one line of JSON.
     public static func update(_ grid: HeatmapGrid, options: Options = Options()) -> String {
         let data = PageData(
@@ -117,11 +179,10 @@ public enum HeatmapHTML {
     // MARK: Texts
 
     private static func title(_ grid: HeatmapGrid) -> String {
-        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(grid.stage)"
-        return visible("\(grid.quantileName) \(subject) by \(grid.groupName)")
+        visible("\(grid.quantileName) \(TextLayout.subject(grid.stage)) by \(grid.groupName)")
     }
 
-    private static func line(_ grid: HeatmapGrid) -> String {
+    static func line(_ grid: HeatmapGrid) -> String {
         var parts = [
             HeatmapText.range(grid), "windows of \(Figures.span(grid.windowSeconds))",
             "\(Figures.grouped(grid.count)) latencies", "late \(Figures.percent(grid.late, of: grid.count))",

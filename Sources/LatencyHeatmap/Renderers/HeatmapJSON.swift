@@ -3,16 +3,24 @@ import OTLP
 /// The report as JSON (RFC 8259): `windows`, and for each group as many `cells`, null where there is nothing.
 /// Latencies are whole nanoseconds, times RFC 3339. `docs/heatmap.schema.json` describes it.
 public enum HeatmapJSON {
-    public static func render(_ grid: HeatmapGrid) -> String {
-        var text = ""
-        stream(grid) { text += String(decoding: $0, as: UTF8.self) }
-        return text
+    public static func render(_ grid: HeatmapGrid) -> String { parts(grid).text }
+
+    /// The same in parts, one for each group.
+    static func parts(_ grid: HeatmapGrid) -> ReportParts {
+        .json(head: { head(grid, &$0) }, array: "groups", grid.rows) { row, json in
+            json.beginObject()
+            json.field("group", row.group)
+            json.key("total")
+            cell(row.total, &json)
+            json.key("cells")
+            json.beginArray()
+            for each in row.cells { if let each { cell(each, &json) } else { json.null() } }
+            json.endArray()
+            json.endObject()
+        }
     }
 
-    /// The same in parts, one for each group, so that a large grid is never in memory as a text.
-    public static func stream(_ grid: HeatmapGrid, to write: ([UInt8]) throws -> Void) rethrows {
-        var json = JSONWriter()
-        json.beginObject()
+    private static func head(_ grid: HeatmapGrid, _ json: inout JSONWriter) {
         json.field("quantile", grid.quantile)
         json.field("stage", grid.stage)
         json.field("group_by", grid.groupBy)
@@ -36,25 +44,6 @@ public enum HeatmapJSON {
             json.endObject()
         }
         json.endArray()
-        json.key("groups")
-        json.beginArray()
-        for row in grid.rows {
-            json.beginObject()
-            json.field("group", row.group)
-            json.key("total")
-            cell(row.total, &json)
-            json.key("cells")
-            json.beginArray()
-            for each in row.cells { if let each { cell(each, &json) } else { json.null() } }
-            json.endArray()
-            json.endObject()
-            try write(json.bytes)
-            json.bytes.removeAll(keepingCapacity: true)
-        }
-        json.endArray()
-        json.endObject()
-        json.bytes.append(0x0A)
-        try write(json.bytes)
     }
 
     private static func cell(_ cell: HeatmapGrid.Cell, _ json: inout JSONWriter) {

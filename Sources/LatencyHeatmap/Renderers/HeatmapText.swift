@@ -3,8 +3,8 @@ public enum HeatmapText {
     /// Rows beyond this many are left out and counted; `limit` in the query, or the other forms, show them.
     public static let maxRows = 200
 
-    private static let countWidth = 8
-    private static let minGroupWidth = 12
+    static let countWidth = 8
+    static let minGroupWidth = 12
 
     /// Lines of at most `width` columns, of which there should be 40 or more. When not all windows fit, those that follow
     /// one another are joined by merging their sketches.
@@ -54,21 +54,22 @@ public enum HeatmapText {
     }
 
     /// Room for a value, its level, and the window's label above it.
-    private static func cellWidth(_ grid: HeatmapGrid) -> Int { grid.windowSeconds % 60 != 0 ? 10 : 8 }
+    static func cellWidth(_ grid: HeatmapGrid) -> Int { grid.windowSeconds % 60 != 0 ? 10 : 8 }
 
     static func range(_ grid: HeatmapGrid) -> String {
         guard let first = grid.windows.first, let last = grid.windows.last else { return "" }
-        let civil = grid.civil
-        let seconds = grid.windowSeconds % 60 != 0
-        let startDay = civil.date(first.start)
-        let endDay = civil.date(last.end)
-        let zone = civil.offsetText(last.end)
-        return "\(startDay) \(civil.time(first.start, withSeconds: seconds))–"
-            + (startDay == endDay ? "" : "\(endDay) ") + civil.time(last.end, withSeconds: seconds)
+        return range(first.start, last.end, withSeconds: grid.windowSeconds % 60 != 0, grid.civil)
+    }
+
+    static func range(_ start: Int64, _ end: Int64, withSeconds: Bool, _ civil: CivilTime) -> String {
+        let (startDay, endDay) = (civil.date(start), civil.date(end))
+        let zone = civil.offsetText(end)
+        return "\(startDay) \(civil.time(start, withSeconds: withSeconds))–"
+            + (startDay == endDay ? "" : "\(endDay) ") + civil.time(end, withSeconds: withSeconds)
             + " " + (zone == "Z" ? "UTC" : zone)
     }
 
-    private static func label(_ window: HeatmapGrid.Window, _ grid: HeatmapGrid) -> String {
+    static func label(_ window: HeatmapGrid.Window, _ grid: HeatmapGrid) -> String {
         grid.windowSeconds >= 86_400
             ? grid.civil.monthAndDay(window.start)
             : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0)
@@ -114,8 +115,12 @@ struct TextBytes {
             return add(note)
         }
         let isLow = cell.count < HeatmapGrid.lowSample
-        let figure = Figures.milliseconds(cell.quantileNano, columns: isLow ? 4 : 5)
-        let level = cell.level.number
+        add(Figures.milliseconds(cell.quantileNano, columns: isLow ? 4 : 5), cell.level, isLow: isLow, note)
+    }
+
+    /// - Parameter figure: ASCII.
+    mutating func add(_ figure: String, _ level: LatencyLevel, isLow: Bool = false, _ note: String = " ") {
+        let level = level.number
         blanks(cellWidth - 3 - figure.utf8.count - (isLow ? 1 : 0))
         bytes.append(contentsOf: paints[level])
         if isLow { bytes.append(UInt8(ascii: "~")) }

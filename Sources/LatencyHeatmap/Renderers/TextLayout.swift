@@ -1,9 +1,15 @@
 /// What stands above and below a table in a terminal.
 enum TextLayout {
-    static func title(_ grid: HeatmapGrid, width: Int) -> [String] {
-        let subject = grid.stage == "deliver" ? "push latency" : "latency, stage \(TextWidth.clean(grid.stage))"
-        var parts = [
-            "\(grid.quantileName) \(subject)", HeatmapText.range(grid), "window \(Figures.span(grid.windowSeconds))",
+    /// `push latency`, or the latency of another stage.
+    static func subject(_ stage: String) -> String {
+        stage == "deliver" ? "push latency" : "latency, stage \(TextWidth.clean(stage))"
+    }
+
+    /// - Parameter subject: what the figures are. Nil: a quantile of the latencies.
+    static func title(_ grid: HeatmapGrid, subject: [String]? = nil, width: Int) -> [String] {
+        var parts = subject ?? ["\(grid.quantileName) \(Self.subject(grid.stage))"]
+        parts += [
+            HeatmapText.range(grid), "window \(Figures.span(grid.windowSeconds))",
             "n=\(Figures.grouped(grid.count))", "late \(Figures.percent(grid.late, of: grid.count))",
             grid.relativeError == 0 ? "exact" : "error ≤\(Figures.decimal(grid.relativeError * 100, 2))%",
         ]

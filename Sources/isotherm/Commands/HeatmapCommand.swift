@@ -12,6 +12,7 @@ struct HeatmapCommand: AsyncParsableCommand {
         discussion: """
               isotherm heatmap http://127.0.0.1:8080             a running server
               isotherm heatmap http://127.0.0.1:8080 --watch 2s  again and again
+              isotherm heatmap http://127.0.0.1:8080 --view slo  attainment, burn rates
               isotherm heatmap traces.json traces.pb.gz --format html -o report.html
               zcat traces.json.gz | isotherm heatmap - --name checkout --quantile p99
 
@@ -38,8 +39,17 @@ struct HeatmapCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "grid: groups by time; distribution: latencies by time; slo: attainment and burn rates.",
+            valueName: "view"))
+    var view: HeatmapQuery.View?
+
+    @Option(
+        help: ArgumentHelp(
             "Attribute that names the groups. Default device.group, else service.name.", valueName: "key"))
     var by: String?
+
+    @Option(help: ArgumentHelp("Only this group.", valueName: "name"))
+    var group: String?
 
     @Option(help: ArgumentHelp("Only where an attribute is so: tenant.id=acme. Repeatable.", valueName: "condition"))
     var `where`: [String] = []
@@ -73,8 +83,14 @@ struct HeatmapCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("UTC, local, Asia/Shanghai, +08:00. Default UTC.", valueName: "zone"))
     var tz: String?
 
-    @Option(help: ArgumentHelp("Threshold that is counted in CSV and HTML. Default 200ms.", valueName: "duration"))
+    @Option(
+        help: ArgumentHelp(
+            "Threshold, or a list of them for --view slo; the first is counted in CSV and HTML. Default: the levels.",
+            valueName: "durations"))
     var slo: String?
+
+    @Option(help: ArgumentHelp("Part that should be within a threshold: 99.9%. Default 99%.", valueName: "part"))
+    var objective: String?
 
     @Option(help: ArgumentHelp("Where yellow, orange and red begin. Default 50ms,100ms,200ms.", valueName: "list"))
     var levels: String?
@@ -196,7 +212,8 @@ struct HeatmapCommand: AsyncParsableCommand {
 
     private var items: [(name: String, value: String)] {
         [
-            ("by", by), ("quantile", quantile), ("window", window), ("stage", stage), ("since", since),
+            ("view", view?.rawValue), ("by", by), ("group", group), ("objective", objective), ("quantile", quantile),
+            ("window", window), ("stage", stage), ("since", since),
             ("until", until),
             ("tz", tz), ("slo", slo), ("levels", levels), ("sort", sort), ("limit", limit),
             ("compare", compare), ("against", against),
@@ -245,14 +262,15 @@ struct HeatmapCommand: AsyncParsableCommand {
         try HeatmapFileReader(engine: engine).read(sources)
         let ledger = engine.ledger
         if ledger.counted < ledger.received || ledger.received == 0 { Terminal.note("\(ledger)") }
-        let grid = try engine.snapshot(query: query)
+        let report = try engine.report(query: query)
         switch format {
-        case .text: return HeatmapText.render(grid, width: width ?? Terminal.width, style: style)
-        case .csv: return HeatmapCSV.render(grid)
-        case .html: return HeatmapHTML.render(grid, options: .init(traceURL: traceUrl, liveAddress: nil) ?? .init())
-        case .json: return HeatmapJSON.render(grid)
+        case .text: return report.text(width: width ?? Terminal.width, style: style)
+        case .csv: return report.csv.text
+        case .html: return report.html(options: .init(traceURL: traceUrl, liveAddress: nil) ?? .init())
+        case .json: return report.json.text
         }
     }
 }
 
+extension HeatmapQuery.View: ExpressibleByArgument {}
 extension HeatmapText.Marks: ExpressibleByArgument {}

@@ -92,6 +92,22 @@ struct Setting {
             } show: {
                 $0.heatmap.views.map(\.description).joined(separator: ",")
             },
+            Setting("heatmap.thresholds", "latencies above these are counted exactly; at most 4") {
+                configuration, text throws(SettingError) in
+                configuration.heatmap.thresholds = try Values.list(text).map { part throws(SettingError) in
+                    try Values.duration(part)
+                }
+            } show: {
+                $0.heatmap.thresholds.map(Values.text).joined(separator: ",")
+            },
+            Setting("heatmap.tiers", "what older windows are joined into, and how long that is kept") {
+                configuration, text throws(SettingError) in
+                configuration.heatmap.tiers = try Values.list(text).map { part throws(SettingError) in
+                    try Self.tier(part)
+                }
+            } show: {
+                $0.heatmap.tiers.map { "\(Values.text($0.window)):\(Values.text($0.retention))" }.joined(separator: ",")
+            },
             .bytes("heatmap.memory_limit", \.heatmap.memoryLimitBytes, "most memory for cells"),
             .bool("heatmap.persist", \.persistsHeatmap, "cells are kept in the data directory"),
             Setting("heatmap.time_zone", "where windows of a day begin") { configuration, text throws(SettingError) in
@@ -105,6 +121,15 @@ struct Setting {
             .integer("otlp.max_requests", \.maxOTLPRequests, "requests that are read at once; others get 429"),
             .bytes("otlp.max_pending_bytes", \.maxOTLPPendingBytes, "bytes of these"),
         ]
+    }
+
+    private static func tier(_ text: String) throws(SettingError) -> HeatmapTier {
+        let parts = text.split(separator: ":")
+        guard parts.count == 2 else {
+            throw SettingError("\"\(text)\" is no tier; write window:retention, for example 5m:7d")
+        }
+        return HeatmapTier(
+            window: try Values.duration(String(parts[0])), retention: try Values.duration(String(parts[1])))
     }
 
     private static func views(_ text: String) throws(SettingError) -> [HeatmapView] {
