@@ -23,7 +23,7 @@ public struct DeliveryConfiguration: Sendable {
     public var maxQueuedBytes = 256 * 1024
     /// A connection that takes no byte for this long is closed; the device may resume. Default 60 s.
     public var stallTimeout = Duration.seconds(60)
-    /// Connections in all; more are answered with 503. Default 100,000.
+    /// Connections in all; more are told to come back. Default 100,000.
     public var maxConnections = 100_000
     /// Device groups that get a label and a heatmap row of their own; the rest share `__other__`. Default 1,000.
     public var maxGroups = 1_000

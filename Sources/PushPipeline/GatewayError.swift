@@ -14,6 +14,7 @@ public struct GatewayError: Error, Sendable, CustomStringConvertible {
         case overloaded
         case storageFull = "storage_full"
         case unavailable
+        case draining
 
         /// The HTTP status of the answer.
         public var status: Int {
@@ -21,9 +22,9 @@ public struct GatewayError: Error, Sendable, CustomStringConvertible {
             case .invalidTopic, .invalidHeader, .invalidBody: 400
             case .unauthorized: 401
             case .bodyTooLarge, .batchTooLarge: 413
-            case .quotaExceeded: 429
+            case .quotaExceeded, .tooManyConnections: 429
             case .storageFull: 507
-            case .overloaded, .tooManyConnections, .unavailable: 503
+            case .overloaded, .unavailable, .draining: 503
             }
         }
     }

@@ -31,16 +31,17 @@ struct ListenRoute {
     // MARK: Event stream
 
     private func stream(_ request: Request, _ wanted: DeviceRequest, _ channel: TenantChannel) throws -> Response {
-        try core.hub.openConnection(wanted.tenant)
+        let place = try core.admit(wanted)
         let core = core
         let body = ResponseBody { writer in
-            defer { core.hub.closeConnection(wanted.tenant) }
+            defer { place.giveBack() }
             let follower = Follower(core: core, wanted: wanted, channel: channel)
             var position = follower.start.after ?? channel.visibleHead
             try await writer.write(ByteBuffer(bytes: core.opening + (follower.start.reset?.frame ?? [])))
             if let reset = follower.start.reset { core.metrics.resets(reset.reason) }
             follower.opened()
-            defer { follower.closed() }
+            var closeReason = CloseReason.client
+            defer { follower.closed(closeReason) }
             let heartbeat = core.configuration.delivery.heartbeatInterval
             var lastSend = ContinuousClock.now
             while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled {
@@ -65,6 +66,14 @@ struct ListenRoute {
                 lastSend = .now
                 follower.delivered(page.events)
             }
+            if core.isDraining.load(ordering: .relaxed) {
+                // At a time of its own within the interval, so that reconnects are spread.
+                let interval = TimeAmount(core.configuration.delivery.drainInterval).nanoseconds
+                try await Task.sleep(for: .nanoseconds(Int64.random(in: 0...max(1, interval))))
+                let retry = Shedding.jitteredMilliseconds(core.configuration.delivery.retry)
+                try await writer.write(ByteBuffer(bytes: EventFrame.farewell(retryMilliseconds: retry)))
+                closeReason = .drained
+            }
             try await writer.finish(nil)
         }
         var headers: HTTPFields = [:]
@@ -82,8 +91,8 @@ struct ListenRoute {
     ) async throws -> Response {
         let limit = try Self.limit(fields.query.first("limit"))
         let wait = try Self.wait(fields.query.first("wait"))
-        try core.hub.openConnection(wanted.tenant)
-        defer { core.hub.closeConnection(wanted.tenant) }
+        let place = try core.admit(wanted)
+        defer { place.giveBack() }
         let follower = Follower(core: core, wanted: wanted, channel: channel)
         var position = follower.start.after ?? channel.visibleHead
         let deadline = ContinuousClock.now + wait
@@ -183,9 +192,9 @@ private struct Follower: Sendable {
         core.metrics.connectionOpened(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
     }
 
-    func closed() {
+    func closed(_ reason: CloseReason) {
         core.metrics.connectionClosed(
-            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: .client)
+            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: reason)
     }
 
     /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.

@@ -37,6 +37,7 @@ struct Problem: Error {
             case .overloaded: "The log cannot take more right now"
             case .storageFull: "The disk is full"
             case .unavailable: "Not available right now"
+            case .draining: "Shutting down"
             }
         self.init(
             status: error.code.status, kind: error.code.rawValue, title: title, detail: error.cause,

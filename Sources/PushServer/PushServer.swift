@@ -32,7 +32,6 @@ public final class PushServer: Service {
     /// Connections that the general codec serves, each with a task of its own.
     private let ordinary = AsyncStream.makeStream(of: HTTP1Channel.Value.self)
     private let http1: HTTP1Channel
-    private let open = OpenChannels()
     private let ready = Mutex<ReadyState>(.waiting([]))
 
     private enum ReadyState {
@@ -92,10 +91,11 @@ public final class PushServer: Service {
                 try await writer.write(response: response.head, body: response.body)
             },
             configuration: .init(
-                idleTimeout: TimeAmount(configuration.idleTimeout),
+                // `PaceWatch` times what comes, and idle connections.
+                additionalChannelHandlers: [RequestWatch()],
                 httpDecoderConfiguration: .init(
                     maxHeaderFieldSize: configuration.maxHeadBytes, maxHeaderListSize: configuration.maxHeadBytes,
-                    maxHeaderFieldCount: 100)))
+                    maxHeaderFieldCount: configuration.limits.headFields)))
         self.registry = registry
         self.telemetry = telemetry
         self.heatmap = heatmap
@@ -144,13 +144,14 @@ public final class PushServer: Service {
                 }
             }
         } onGracefulShutdown: {
+            // Whoever connects from now on is told to come back, and `/readyz` says why.
             self.core.isDraining.store(true, ordering: .sequentiallyConsistent)
-            listener.close(promise: nil)
             self.core.hub.drain()
-            self.open.quiesce()
-            self.open.whenEmpty(
+            self.core.connections.quiesce()
+            self.core.connections.end(
                 within: TimeAmount(self.configuration.delivery.drainInterval) + .seconds(2), on: listener.eventLoop
             ) {
+                listener.close(promise: nil)
                 self.ordinary.continuation.finish()
             }
         }
@@ -190,7 +191,6 @@ public final class PushServer: Service {
 
     private func bind() async throws -> any Channel {
         let core = core
-        let open = open
         let http1 = http1
         let logger = logger
         let handOver = ordinary.continuation
@@ -201,6 +201,12 @@ public final class PushServer: Service {
         return try await ServerBootstrap(group: loops)
             .serverChannelOption(.backlog, value: 4_096)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(
+                        AcceptGuard(registry: core.connections, errors: core.acceptErrors))
+                }
+            }
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
@@ -208,9 +214,11 @@ public final class PushServer: Service {
                     guard let hubLoop = hubLoops[ObjectIdentifier(channel.eventLoop)] else {
                         preconditionFailure("a connection on a loop that is not the server's")
                     }
-                    open.insert(channel)
+                    guard let connection = core.connections.open(channel) else { throw ChannelError.eof }
                     try channel.pipeline.syncOperations.addHandler(
-                        FrontDoor(server: core, hubLoop: hubLoop) { channel in
+                        FrontDoor(server: core, hubLoop: hubLoop, connection: connection) { channel, _ in
+                            try? channel.pipeline.syncOperations.addHandler(
+                                PaceWatch(server: core, connection: connection))
                             _ = channel.setOption(.allowRemoteHalfClosure, value: true)
                             http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
                         })
@@ -244,36 +252,5 @@ extension Resource {
             return nil
         }
         return id
-    }
-}
-
-/// The connections that are open, to end them on shutdown.
-private final class OpenChannels: Sendable {
-    private let channels = Mutex<[ObjectIdentifier: any Channel]>([:])
-
-    func insert(_ channel: any Channel) {
-        let key = ObjectIdentifier(channel)
-        channels.withLock { $0[key] = channel }
-        channel.closeFuture.whenComplete { _ in self.channels.withLock { $0[key] = nil } }
-    }
-
-    /// Idle connections close; the others close when their request is answered.
-    func quiesce() {
-        for channel in channels.withLock({ Array($0.values) }) {
-            channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
-        }
-    }
-
-    /// Calls back once all are closed; those that are left after `limit` are closed by force.
-    func whenEmpty(within limit: TimeAmount, on loop: any EventLoop, _ done: @escaping @Sendable () -> Void) {
-        let left = channels.withLock { Array($0.values) }
-        let closing = EventLoopFuture.andAllComplete(left.map(\.closeFuture), on: loop)
-        let timeout = loop.scheduleTask(in: limit) {
-            for channel in left { channel.close(promise: nil) }
-        }
-        closing.whenComplete { _ in
-            timeout.cancel()
-            done()
-        }
     }
 }

@@ -29,6 +29,7 @@ public struct PushServerConfiguration: Sendable {
     /// Origins that a browser may listen from, `*` for any. Default none.
     public var allowedOrigins: [String] = []
 
+    public var limits = LimitsConfiguration()
     public var store: EmbeddedStoreConfiguration
     public var gateway = GatewayConfiguration()
     public var delivery = DeliveryConfiguration()
@@ -57,6 +58,17 @@ public struct PushServerConfiguration: Sendable {
             "listen: \(host) is not a loopback address, and no tenant is configured, so anybody could publish and "
                 + "listen; configure a tenant with a token, or set gateway.allow_anonymous")
         try check(maxHeadBytes >= 1_024, "max_head_bytes: \(maxHeadBytes) is not at least 1024")
+        try check(limits.connections >= 0, "limits.connections: \(limits.connections) is negative")
+        try check(
+            limits.connectionsPerAddress >= 0,
+            "limits.connections_per_address: \(limits.connectionsPerAddress) is negative")
+        try check(
+            limits.streamsPerDevice >= 0, "limits.streams_per_device: \(limits.streamsPerDevice) is negative")
+        try check(limits.headFields >= 8, "limits.head_fields: \(limits.headFields) is not at least 8")
+        try check(limits.bodyRate > 0, "limits.body_rate: \(limits.bodyRate) is not at least 1")
+        for (name, time) in [("head_timeout", headTimeout), ("idle_timeout", idleTimeout)] {
+            try check(time > .zero, "\(name): \(time) is not more than 0")
+        }
         try check(maxOTLPRequests > 0, "otlp.max_requests: \(maxOTLPRequests) is not at least 1")
         try check(gateway.maxEventBytes > 0, "max_event_bytes: \(gateway.maxEventBytes) is not at least 1")
         try check(

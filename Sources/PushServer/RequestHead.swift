@@ -1,3 +1,4 @@
+import Glibc
 import NIOCore
 
 /// The head of an HTTP/1.1 request, read without building objects for what is not asked for.
@@ -6,10 +7,11 @@ import NIOCore
 ///     *( field-name ":" OWS field-value OWS CRLF )
 ///     CRLF
 ///
-/// This reader serves two routes only, and it is strict: whatever is out of the ordinary (another version, a bare LF,
-/// a folded line, white space before a colon, Transfer-Encoding, two lengths, Expect, Upgrade) is not *plain*, and the
-/// request goes, byte for byte, to the general HTTP codec, which decides what to make of it. So there is one judge of
-/// odd requests, and nothing to smuggle between two.
+/// This reader serves two routes only, and it is strict. What could be read in two ways (a line that ends in a bare LF, a
+/// folded line, white space before a colon, control characters, two lengths, a length and a transfer coding) is refused,
+/// since a proxy in front may have read it the other way. What is merely out of the ordinary (another version, an absolute
+/// target, `Transfer-Encoding: chunked`, `Expect`, `Upgrade`) is not *plain*, and the request goes, byte for byte, to the
+/// general HTTP codec.
 struct RequestHead {
     let method: Substring
     let path: Substring
@@ -25,52 +27,107 @@ struct RequestHead {
         case head(RequestHead)
         /// For the general codec.
         case notPlain
+        /// HTTP/2's connection preface.
+        case http2
+        /// Can be read in more than one way, or in none.
+        case refused(Refusal)
         /// The blank line has not come yet.
         case incomplete
     }
 
-    static func read(_ buffer: ByteBuffer) -> Outcome {
+    enum Refusal: Error {
+        case malformed(String)
+        case tooManyFields
+    }
+
+    /// What every HTTP/2 connection begins with, up to its first blank line (RFC 9113, section 3.4).
+    private static let http2Preface = Array("PRI * HTTP/2.0\r\n\r\n".utf8)
+
+    /// - Parameter scanned: bytes at the beginning that are known to hold no end of the head.
+    static func read(_ buffer: ByteBuffer, scanned: Int = 0, maxFields: Int = 100) -> Outcome {
         let view = buffer.readableBytesView
-        guard let end = endOfHead(view) else { return .incomplete }
-        guard let text = String(validating: view[view.startIndex..<end], as: UTF8.self) else { return .notPlain }
+        let end: Int
+        switch endOfHead(view, from: scanned) {
+        case .at(let index): end = index
+        case .bareLineFeed: return .refused(.malformed("a line ends in LF alone; end lines with CR LF"))
+        case .notYet: return .incomplete
+        }
+        let bytes = view[view.startIndex..<end]
+        if bytes.elementsEqual(http2Preface) { return .http2 }
+        do throws(Refusal) {
+            return try parse(bytes, maxFields: maxFields)
+        } catch {
+            return .refused(error)
+        }
+    }
+
+    private static func parse(_ bytes: ByteBufferView, maxFields: Int) throws(Refusal) -> Outcome {
+        let valid = String(validating: bytes, as: UTF8.self)
+        let text = valid ?? String(decoding: bytes, as: UTF8.self)
         var lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)[...]
-        guard let requestLine = lines.popFirst().flatMap(withoutCR) else { return .notPlain }
+        guard let requestLine = lines.popFirst().flatMap(withoutCR), !requestLine.isEmpty else {
+            throw .malformed("no request line")
+        }
         let parts = requestLine.split(separator: " ", omittingEmptySubsequences: false)
-        guard parts.count == 3, parts[2] == "HTTP/1.1", parts[1].utf8.first == UInt8(ascii: "/"),
-            parts[1].utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F })
-        else { return .notPlain }
+        guard parts.count == 3, parts[0].utf8.allSatisfy(isTokenByte), !parts[0].isEmpty,
+            parts[1].utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }), !parts[1].isEmpty
+        else { throw .malformed("the request line is not METHOD SP TARGET SP HTTP/1.1") }
+        guard parts[2] == "HTTP/1.1" || parts[2] == "HTTP/1.0" else {
+            throw .malformed("the version is not HTTP/1.1")
+        }
+        var isPlain = valid != nil && parts[2] == "HTTP/1.1" && parts[1].utf8.first == UInt8(ascii: "/")
 
         var fields: [(Substring, Substring)] = []
         var contentLength: Int?
+        var isChunked = false
+        var hasHost = false
         for line in lines {
             guard let field = withoutCR(line) else {
                 if line.isEmpty { continue }
-                return .notPlain
+                throw .malformed("a line ends in LF alone; end lines with CR LF")
             }
             if field.isEmpty { continue }
+            guard fields.count < maxFields else { throw .tooManyFields }
             guard let colon = field.utf8.firstIndex(of: UInt8(ascii: ":")), colon > field.startIndex else {
-                return .notPlain
+                throw .malformed("a line is not NAME: VALUE")
             }
             let name = field[..<colon]
-            guard name.utf8.allSatisfy(isTokenByte) else { return .notPlain }
+            guard name.utf8.allSatisfy(isTokenByte) else {
+                throw .malformed("a field's name has a character that no name has, such as a space before its colon")
+            }
             let value = trimmed(field[field.utf8.index(after: colon)...])
-            guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else { return .notPlain }
+            guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
+                throw .malformed("a field's value has a control character")
+            }
             if equal(name, "content-length") {
-                guard contentLength == nil, !value.isEmpty, value.utf8.count <= 12,
-                    value.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let length = Int(value)
-                else { return .notPlain }
+                guard contentLength == nil else { throw .malformed("Content-Length is there twice") }
+                guard !value.isEmpty, value.utf8.allSatisfy({ (0x30...0x39).contains($0) }),
+                    let length = Int(value), length <= 1 << 40
+                else { throw .malformed("Content-Length is not one number of bytes") }
                 contentLength = length
-            } else if equal(name, "transfer-encoding") || equal(name, "expect") || equal(name, "upgrade") {
-                return .notPlain
+            } else if equal(name, "transfer-encoding") {
+                guard !isChunked, equal(value, "chunked"), parts[2] == "HTTP/1.1" else {
+                    throw .malformed("Transfer-Encoding is not chunked, once, in HTTP/1.1")
+                }
+                (isChunked, isPlain) = (true, false)
+            } else if equal(name, "host") {
+                guard !hasHost else { throw .malformed("Host is there twice") }
+                hasHost = true
+            } else if equal(name, "expect") || equal(name, "upgrade") {
+                isPlain = false
             }
             fields.append((name, value))
         }
+        guard contentLength == nil || !isChunked else {
+            throw .malformed("Content-Length and Transfer-Encoding exclude each other")
+        }
+        guard isPlain else { return .notPlain }
         let target = parts[1]
         let mark = target.utf8.firstIndex(of: UInt8(ascii: "?"))
         return .head(
             RequestHead(
                 method: parts[0], path: target[..<(mark ?? target.endIndex)],
-                query: mark.map { target[target.utf8.index(after: $0)...] } ?? "", byteCount: end - view.startIndex,
+                query: mark.map { target[target.utf8.index(after: $0)...] } ?? "", byteCount: bytes.count,
                 contentLength: contentLength, fields: fields))
     }
 
@@ -85,22 +142,28 @@ struct RequestHead {
 
     var wantsClose: Bool { first("connection")?.lowercased().contains("close") ?? false }
 
-    private static func endOfHead(_ view: ByteBufferView) -> Int? {
-        view.withUnsafeBytes { bytes -> Int? in
-            var index = 3
+    private enum End {
+        case at(Int)
+        case bareLineFeed
+        case notYet
+    }
+
+    private static func endOfHead(_ view: ByteBufferView, from scanned: Int) -> End {
+        view.withUnsafeBytes { bytes -> End in
+            guard let base = bytes.baseAddress else { return .notYet }
+            // A line feed within the last bytes that were looked at may be one of the blank line's.
+            var index = max(0, scanned - 3)
             while index < bytes.count {
-                // Three of four positions are passed over: only a line end can be the last byte of the blank line.
-                if bytes[index] == 0x0A {
-                    if bytes[index - 1] == 0x0D, bytes[index - 2] == 0x0A, bytes[index - 3] == 0x0D { return index + 1 }
-                    index += 1
-                } else if bytes[index] == 0x0D {
-                    index += 1
-                } else {
-                    index += 2
+                guard let found = memchr(base + index, 0x0A, bytes.count - index) else { return .notYet }
+                let feed = UnsafeRawPointer(found) - base
+                guard feed > 0, bytes[feed - 1] == 0x0D else { return .bareLineFeed }
+                if feed >= 3, bytes[feed - 2] == 0x0A, bytes[feed - 3] == 0x0D {
+                    return .at(view.startIndex + feed + 1)
                 }
+                index = feed + 1
             }
-            return nil
-        }.map { view.startIndex + $0 }
+            return .notYet
+        }
     }
 
     private static func withoutCR(_ line: Substring.UTF8View) -> Substring? {

@@ -143,7 +143,13 @@ struct ProblemMiddleware: RouterMiddleware {
             } catch let problem as Problem {
                 response = Response(problem)
             } catch let error as GatewayError {
-                response = Response(Problem(error))
+                if Shedding.applies(to: error, accept: request.headers[.accept]) {
+                    response = Response(
+                        status: .ok, headers: Self.streamHeaders,
+                        body: ResponseBody(byteBuffer: ByteBuffer(string: core.shed(error))))
+                } else {
+                    response = Response(Problem(error))
+                }
             } catch let error as HTTPError where error.status == .notFound {
                 response = Response(
                     Problem(
@@ -168,6 +174,14 @@ struct ProblemMiddleware: RouterMiddleware {
         core.count(route, status: response.status.code)
         return response
     }
+
+    private static let streamHeaders: HTTPFields = {
+        var headers: HTTPFields = [:]
+        for field in ServerCore.streamFields {
+            if let name = HTTPField.Name(field.name) { headers[name] = field.value }
+        }
+        return headers
+    }()
 
     private func preflight() -> Response {
         var response = Response(status: .noContent)

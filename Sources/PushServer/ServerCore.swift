@@ -17,6 +17,10 @@ final class ServerCore: Sendable {
     let otlpAdmission: OTLPAdmission
     private let store: EmbeddedEventStore
     let dates = DateCache()
+    let connections: ConnectionRegistry
+    let acceptErrors = AcceptErrors()
+    private let devicePlaces: DevicePlaces
+    private let shedStreams = Mutex<[GatewayError.Code: UInt64]>([:])
     /// The lines that every stream opens with.
     let opening: [UInt8]
     /// Set when the drain begins: what is still open finishes, nothing new is accepted.
@@ -35,6 +39,11 @@ final class ServerCore: Sendable {
         self.store = store
         otlpAdmission = OTLPAdmission(
             maxRequests: configuration.maxOTLPRequests, maxBytes: configuration.maxOTLPPendingBytes)
+        connections = ConnectionRegistry(
+            limit: configuration.limits.effectiveConnections(descriptorLimit: Self.descriptorLimit),
+            perAddress: configuration.limits.connectionsPerAddress)
+        devicePlaces = DevicePlaces(
+            limit: configuration.limits.streamsPerDevice, retry: configuration.limits.shedRetry)
         let retry = configuration.delivery.retry.components
         opening = EventFrame.opening(
             retryMilliseconds: retry.seconds * 1_000 + retry.attoseconds / 1_000_000_000_000_000)
@@ -45,6 +54,44 @@ final class ServerCore: Sendable {
             throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
         }
     }
+
+    // MARK: Room
+
+    private static var descriptorLimit: Int {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1_024 }
+        return Int(min(limit.rlim_cur, 1 << 30))
+    }
+
+    /// Takes a place for a stream or a poll; it is given back with the last reference to it.
+    func admit(_ request: DeviceRequest) throws(GatewayError) -> StreamPlace {
+        guard !isDraining.load(ordering: .relaxed) else { throw isShuttingDown }
+        return try StreamPlace(request, hub: hub, devices: devicePlaces)
+    }
+
+    func noRoom(_ excess: ConnectionLimit) -> GatewayError {
+        let cause =
+            switch excess {
+            case .address: "this address holds \(configuration.limits.connectionsPerAddress) connections, its limit"
+            case .connections, .descriptors: "this server holds \(connections.limit) connections, its limit"
+            }
+        return GatewayError(code: .tooManyConnections, cause: cause, retryAfter: configuration.limits.shedRetry)
+    }
+
+    var isShuttingDown: GatewayError {
+        GatewayError(
+            code: .draining, cause: "this server is shutting down; another one may answer",
+            retryAfter: configuration.delivery.retry)
+    }
+
+    /// The whole body of a stream that is turned away; counted.
+    func shed(_ error: GatewayError) -> String {
+        shedStreams.withLock { $0[error.code, default: 0] += 1 }
+        let retry = Shedding.jitteredMilliseconds(error.retryAfter ?? configuration.limits.shedRetry)
+        return "retry: \(retry)\n: \(error.code.rawValue), please come back\n\n"
+    }
+
+    func shedCount(_ code: GatewayError.Code) -> UInt64 { shedStreams.withLock { $0[code] ?? 0 } }
 
     /// The part of the heatmap that a request may write and see: its tenant's, once there are several.
     func heatmapPrefix(_ fields: RequestFields) throws(GatewayError) -> String {
@@ -127,9 +174,11 @@ enum ReasonPhrase {
         case 400: "Bad Request"
         case 401: "Unauthorized"
         case 404: "Not Found"
+        case 408: "Request Timeout"
         case 413: "Content Too Large"
         case 415: "Unsupported Media Type"
         case 429: "Too Many Requests"
+        case 431: "Request Header Fields Too Large"
         case 503: "Service Unavailable"
         case 507: "Insufficient Storage"
         default: "Status"

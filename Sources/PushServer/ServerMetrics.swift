@@ -7,6 +7,7 @@ import Telemetry
 enum ServerMetrics {
     static func register(in registry: MetricRegistry, core: ServerCore) {
         registerLedgers(in: registry, core)
+        registerConnections(in: registry, core)
         registry.observe(
             "isotherm_heatmap_cells", type: .gauge, help: "Cells in memory: windows by groups by stages with a latency."
         ) { $0.emit(core.heatmap.cellCount) }
@@ -51,6 +52,45 @@ enum ServerMetrics {
             "isotherm_build_info", type: .gauge, labels: ["version"], help: "Always 1; the version is its label."
         ) { $0.emit(1, TelemetrySDK.version) }
         registry.registerProcessMetrics()
+    }
+
+    private static func registerConnections(in registry: MetricRegistry, _ core: ServerCore) {
+        registry.observe("isotherm_http_connections", type: .gauge, help: "Open connections, streams included.") {
+            $0.emit(UInt64(core.connections.counts.live))
+        }
+        registry.observe(
+            "isotherm_http_connections_limit", type: .gauge,
+            help: "Most connections: what is configured, within what the limit of open files leaves."
+        ) { $0.emit(UInt64(core.connections.limit)) }
+        registry.observe(
+            "isotherm_http_connections_opened_total", type: .counter,
+            help: "Connections accepted; opened = closed + open."
+        ) { $0.emit(core.connections.counts.opened) }
+        registry.observe(
+            "isotherm_http_connections_closed_total", type: .counter, labels: ["reason"],
+            help: "Connections that ended, by reason."
+        ) { emitter in
+            let closed = core.connections.counts.closed
+            for reason in ConnectionEnd.allCases { emitter.emit(closed[reason] ?? 0, reason.rawValue) }
+        }
+        registry.observe(
+            "isotherm_http_connections_refused_total", type: .counter, labels: ["limit"],
+            help: "Connections over a limit: they were told to come back, or closed at once."
+        ) { emitter in
+            let refused = core.connections.counts.refused
+            for limit in ConnectionLimit.allCases { emitter.emit(refused[limit] ?? 0, limit.rawValue) }
+        }
+        registry.observe(
+            "isotherm_accept_errors_total", type: .counter, labels: ["error"], help: "Failures to accept a connection."
+        ) { emitter in
+            for name in AcceptErrors.names { emitter.emit(core.acceptErrors.value(name), name) }
+        }
+        registry.observe(
+            "isotherm_streams_shed_total", type: .counter, labels: ["reason"],
+            help: "Event streams that got a retry: and their end, because there was no room for them."
+        ) { emitter in
+            for code in Shedding.codes { emitter.emit(core.shedCount(code), code.rawValue) }
+        }
     }
 
     private static func registerLedgers(in registry: MetricRegistry, _ core: ServerCore) {

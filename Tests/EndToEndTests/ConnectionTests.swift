@@ -125,8 +125,10 @@ struct ConnectionTests {
     func headTimeout() throws {
         let server = try IsothermProcess(arguments: ["--set", "head_timeout=300ms"])
         let silent = try RawConnection(port: server.port)
-        try silent.send("GET /v1/ev")
         try Wait.until("it is closed") { silent.isClosed }
+        let begun = try RawConnection(port: server.port)
+        try begun.send("GET /v1/ev")
+        #expect(begun.receiveAll().hasPrefix("HTTP/1.1 408 "))
     }
 
     @Test("a device that takes nothing is closed after its time, and counted")

@@ -73,6 +73,10 @@ public final class IsothermProcess: @unchecked Sendable {  // used by one test a
     public var isRunning: Bool { process.isRunning }
     public var processIdentifier: Int32 { process.processIdentifier }
 
+    public func openDescriptors() throws -> [Int] {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/\(processIdentifier)/fd").compactMap { Int($0) }
+    }
+
     /// As a crash would end it.
     public func killNow() {
         kill(process.processIdentifier, SIGKILL)

@@ -2,7 +2,7 @@ import Glibc
 
 /// A blocking TCP connection to loopback, for tests that send exactly the bytes they mean to.
 public final class RawConnection {
-    private let descriptor: Int32
+    private var descriptor: Int32
     private var buffered: [UInt8] = []
 
     public struct Failure: Error, CustomStringConvertible {
@@ -10,7 +10,8 @@ public final class RawConnection {
     }
 
     /// - Parameter receiveBuffer: the socket's receive buffer in bytes; small for a device that reads slowly.
-    public init(port: Int, receiveBuffer: Int32? = nil) throws {
+    /// - Parameter source: the last byte of the loopback address to come from.
+    public init(port: Int, receiveBuffer: Int32? = nil, source: UInt8 = 1) throws {
         descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         guard descriptor >= 0 else { throw Failure(description: "socket: errno \(errno)") }
         if var size = receiveBuffer {
@@ -18,6 +19,14 @@ public final class RawConnection {
         }
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
+        if source != 1 {
+            address.sin_addr.s_addr = (0x7F00_0000 | UInt32(source)).bigEndian
+            _ = withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+        }
         address.sin_port = in_port_t(port).bigEndian
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
         let result = withUnsafePointer(to: &address) {
@@ -32,7 +41,7 @@ public final class RawConnection {
         }
     }
 
-    deinit { Glibc.close(descriptor) }
+    deinit { if descriptor >= 0 { Glibc.close(descriptor) } }
 
     public func send(_ text: String) throws { try send(Array(text.utf8)) }
 
@@ -45,6 +54,26 @@ public final class RawConnection {
             guard count > 0 else { throw Failure(description: "send: errno \(errno) after \(sent) bytes") }
             sent += count
         }
+    }
+
+    /// Exactly so many bytes.
+    public func receive(bytes count: Int) throws -> String {
+        var bytes: [UInt8] = []
+        while bytes.count < count {
+            let more = receive(milliseconds: 5_000)
+            guard !more.isEmpty else { throw Failure(description: "\(bytes.count) of \(count) bytes came") }
+            bytes += more
+        }
+        buffered = Array(bytes[count...])
+        return String(decoding: bytes[..<count], as: UTF8.self)
+    }
+
+    /// Breaks the connection: the peer gets a reset.
+    public func abort() {
+        var linger = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout.size(ofValue: linger)))
+        Glibc.close(descriptor)
+        descriptor = -1
     }
 
     /// Ends this side's sending.

@@ -30,6 +30,14 @@ struct Setting {
             .duration("head_timeout", \.headTimeout, "longest wait for a connection's first request"),
             .duration("idle_timeout", \.idleTimeout, "longest time without a request on an ordinary connection"),
             .bytes("max_head_bytes", \.maxHeadBytes, "largest request head"),
+            .integer("limits.connections", \.limits.connections, "most connections; 0: as open files allow"),
+            .integer(
+                "limits.connections_per_address", \.limits.connectionsPerAddress,
+                "of one address or IPv6 /64; 0: no limit"),
+            .integer("limits.streams_per_device", \.limits.streamsPerDevice, "of one device of a tenant; 0: no limit"),
+            .integer("limits.head_fields", \.limits.headFields, "most fields of a request head"),
+            .bytes("limits.body_rate", \.limits.bodyRate, "a body must bring so much a second"),
+            .duration("limits.shed_retry", \.limits.shedRetry, "who finds no room comes back after 1 to 2 times this"),
             .list("allowed_origins", \.allowedOrigins, "origins whose pages may listen; * for any"),
 
             .bytes("gateway.max_event_bytes", \.gateway.maxEventBytes, "largest event"),
