@@ -4,29 +4,22 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
-static uint64_t wall_offset;
-
-static uint64_t nanoseconds(clockid_t clock) {
-    struct timespec time;
-    clock_gettime(clock, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
+uint64_t isotherm_wall_offset;
 
 __attribute__((constructor)) static void anchor_clock(void) {
-    wall_offset = nanoseconds(CLOCK_REALTIME) - nanoseconds(CLOCK_MONOTONIC);
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    isotherm_wall_offset = (uint64_t)wall.tv_sec * 1000000000 + (uint64_t)wall.tv_nsec - isotherm_now();
 }
 
-uint64_t isotherm_now(void) { return nanoseconds(CLOCK_MONOTONIC) + wall_offset; }
-
-static _Thread_local void *thread_slab;
+_Thread_local void *isotherm_slab;
 static pthread_key_t exit_key;
 static pthread_once_t exit_once = PTHREAD_ONCE_INIT;
 static void (*exit_release)(void *slab);
 
 static void on_exit_of_thread(void *slab) {
-    thread_slab = NULL;
+    isotherm_slab = NULL;
     if (exit_release) exit_release(slab);
 }
 
@@ -37,7 +30,7 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 static void in_child(void) {
     process_number++;
-    thread_slab = NULL;
+    isotherm_slab = NULL;
 }
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
@@ -47,11 +40,11 @@ unsigned isotherm_process_number(void) {
     return process_number;
 }
 
-void *isotherm_thread_slab(void) { return thread_slab; }
+void *isotherm_load_thread_slab(void) { return isotherm_slab; }
 
 void isotherm_set_thread_slab(void *slab) {
     pthread_once(&exit_once, make_key);
-    thread_slab = slab;
+    isotherm_slab = slab;
     pthread_setspecific(exit_key, slab);
 }
 

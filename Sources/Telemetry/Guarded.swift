@@ -29,6 +29,13 @@ final class Guarded<Value>: @unchecked Sendable {  // guarded by `mutex`
         return body(&value)
     }
 
+    /// Nil, without waiting, where somebody else has it.
+    func withLockIfFree<Result>(_ body: (inout Value) -> Result) -> Result? {
+        guard pthread_mutex_trylock(mutex) == 0 else { return nil }
+        defer { pthread_mutex_unlock(mutex) }
+        return body(&value)
+    }
+
     func broadcast() { pthread_cond_broadcast(condition) }
 
     /// Waits until `isMet`, or the deadline; for ever without one.

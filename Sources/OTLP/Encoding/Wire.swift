@@ -19,7 +19,23 @@ public enum Wire {
 
     @inlinable @inline(__always)
     public static func varintBytes(_ value: UInt64) -> Int {
-        (70 - (value | 1).leadingZeroBitCount) / 7
+        // ⌈bits ÷ 7⌉ for 1 to 64 bits, without a division.
+        ((64 &- (value | 1).leadingZeroBitCount) &* 9 &+ 64) &>> 6
+    }
+
+    /// A varint of `count` bytes as one word, where up to 8 bytes may be written over behind it.
+    @inlinable @inline(__always)
+    public static func varintInWords(_ value: UInt64, count: Int, at place: UnsafeMutableRawPointer) {
+        guard value < 1 << 28 else {
+            _ = varint(value, at: place)
+            return
+        }
+        // Seven bits to each byte, and the sign that more follows on all but the last.
+        var word = UInt32(truncatingIfNeeded: value)
+        word = (word & 0x0FFF_C000) << 2 | word & 0x3FFF
+        word = (word & 0x3F80_3F80) << 1 | word & 0x007F_007F
+        word |= 0x8080_8080 & ((1 &<< UInt32(truncatingIfNeeded: (count &- 1) &* 8)) &- 1)
+        place.storeBytes(of: word.littleEndian, as: UInt32.self)
     }
 
     @inlinable @inline(__always)

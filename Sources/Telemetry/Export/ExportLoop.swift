@@ -106,11 +106,14 @@ final class ExportLoop {
     }
 
     private var timeToWait: Duration {
-        let hasWork = disk.map { !$0.isEmpty } ?? false
-        let due = slots.filter { !$0.isRunning && ($0.delivery != nil || hasWork) }.map(\.resumeAt).min()
+        let isAnyOnDisk = disk.map { !$0.isEmpty } ?? false
         // A batch may wait for a slot that is free again only after its backoff.
-        let free = exporter.wishes.hasQueued ? slots.filter { $0.delivery == nil }.map(\.resumeAt).min() : nil
-        guard let next = [due, free].compactMap({ $0 }).min() else { return Self.idleWait }
+        let hasWork = isAnyOnDisk || exporter.wishes.hasQueued
+        var next: ContinuousClock.Instant?
+        for slot in slots where !slot.isRunning && (slot.delivery != nil || hasWork) {
+            next = min(next ?? slot.resumeAt, slot.resumeAt)
+        }
+        guard let next else { return Self.idleWait }
         // Never early, and never a busy loop.
         return max(.milliseconds(1), next - .now + .milliseconds(1))
     }

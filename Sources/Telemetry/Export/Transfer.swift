@@ -1,4 +1,5 @@
 import CCurl
+import Glibc
 
 /// One libcurl handle, used again for every request so that the connection is kept. Belongs to one thread.
 final class Transfer {
@@ -20,6 +21,11 @@ final class Transfer {
     /// What the request is about; a configured header cannot say otherwise.
     private static let ownFields: Set<String> = ["content-type", "content-encoding", "content-length", "expect"]
 
+    /// Whether the environment names a proxy, by one of the names that libcurl knows.
+    private static let hasProxy = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].contains {
+        (name: String) in getenv(name) != nil
+    }
+
     /// Nil for want of memory.
     init?(settings: OTLPExporterSettings, encoder: PayloadEncoder) {
         guard let handle = curl_easy_init() else { return nil }
@@ -32,15 +38,25 @@ final class Transfer {
         for (name, value) in settings.headers where !Self.ownFields.contains(name.lowercased()) {
             list = curl_slist_append(list, "\(name): \(value)")
         }
+        // libcurl would format these, as its own fields, twice for every request.
+        let given = Set(settings.headers.map { $0.0.lowercased() })
+        let agent = "OTel-OTLP-Exporter-Swift/\(SDKVersion.current)"
+        for (name, value) in [("Accept-Encoding", " gzip"), ("User-Agent", " \(agent)"), ("Accept", "")]
+        where !given.contains(name.lowercased()) {
+            list = curl_slist_append(list, "\(name):\(value)")
+        }
         fields = list
         isotherm_curl_set_string(handle, CURLOPT_URL, settings.endpoint ?? "")
-        isotherm_curl_set_string(handle, CURLOPT_USERAGENT, "OTel-OTLP-Exporter-Swift/\(SDKVersion.current)")
         isotherm_curl_set_string(handle, CURLOPT_PROTOCOLS_STR, "http,https")
         isotherm_curl_set_string(handle, CURLOPT_ACCEPT_ENCODING, "gzip")
         isotherm_curl_set_list(handle, CURLOPT_HTTPHEADER, list)
         isotherm_curl_set_long(handle, CURLOPT_POST, 1)
         isotherm_curl_set_long(handle, CURLOPT_NOSIGNAL, 1)
         isotherm_curl_set_long(handle, CURLOPT_TCP_KEEPALIVE, 1)
+        // A request of 512 spans in one piece.
+        isotherm_curl_set_long(handle, CURLOPT_UPLOAD_BUFFERSIZE, 256 * 1024)
+        // libcurl would look for a proxy in the environment at every request.
+        if !Self.hasProxy { isotherm_curl_set_string(handle, CURLOPT_NOPROXY, "*") }
         if let file = settings.certificateFile { isotherm_curl_set_string(handle, CURLOPT_CAINFO, file) }
         if let file = settings.clientCertificateFile { isotherm_curl_set_string(handle, CURLOPT_SSLCERT, file) }
         if let file = settings.clientKeyFile { isotherm_curl_set_string(handle, CURLOPT_SSLKEY, file) }

@@ -4,13 +4,21 @@ import OTLP
 /// cost, and allocate nothing either.
 extension Span {
     public func setAttribute(named key: String, _ value: String) {
-        var value = value
-        value.withUTF8 { bytes in
+        SpanFields.withBytes(value) { bytes in
             withKey(key) { slot, start, count in
                 // Empty bytes may have no address.
-                SpanFields.set(slot, word, start, count, SpanFields.string, bytes.baseAddress ?? start, bytes.count)
+                set(slot, start, count, bytes.baseAddress ?? start, bytes.count)
             }
         }
+    }
+
+    /// By a call, since short and long texts are different code: four pairs of key and value.
+    @inline(never)
+    private func set(
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ key: UnsafePointer<UInt8>, _ keyCount: Int,
+        _ value: UnsafePointer<UInt8>, _ count: Int
+    ) {
+        SpanFields.set(slot, word, key, keyCount, SpanFields.string, value, count)
     }
 
     public func setAttribute(named key: String, _ value: Int64) {
@@ -32,8 +40,7 @@ extension Span {
     @inline(__always)
     private func withKey(_ key: String, _ body: (UnsafeMutablePointer<SpanSlot>, UnsafePointer<UInt8>, Int) -> Void) {
         guard let slot else { return }
-        var key = key
-        key.withUTF8 { bytes in
+        SpanFields.withBytes(key) { bytes in
             // An attribute without a key does not exist.
             if let start = bytes.baseAddress { body(slot, start, bytes.count) }
         }

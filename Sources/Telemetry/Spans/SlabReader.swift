@@ -19,9 +19,11 @@ final class SlabReader {
         // After the parked ones: a slot that is found free there and claimed meanwhile lies before `next`.
         let next = SpanSlab.published(slab).load()
         let count = UInt32(isParked.count)
-        if next &- cursor > count { cursor = next &- count }
+        let mask = slab.pointee.slotMask
+        var cursor = next &- self.cursor > count ? next &- count : self.cursor
+        defer { self.cursor = cursor }
         while cursor != next {
-            let index = Int(cursor & slab.pointee.slotMask)
+            let index = Int(cursor & mask)
             let slot = SpanSlab.slot(slab, index)
             let word = SpanSlot.state(slot).load()
             switch word & 3 {

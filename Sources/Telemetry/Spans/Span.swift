@@ -24,44 +24,53 @@ public struct Span: Sendable {
     @usableFromInline let word: UInt32
     @usableFromInline let flags: UInt8
     @usableFromInline let ids: IDs
-    @usableFromInline let high: UInt64
-    @usableFromInline let low: UInt64
-    @usableFromInline let id: UInt64
-    @usableFromInline let traceState: TraceState?
+    // In the order of the wire, as they are written; seeds are only numbers.
+    @usableFromInline let wireHigh: UInt64
+    @usableFromInline let wireLow: UInt64
+    @usableFromInline let wireID: UInt64
+    @usableFromInline let heldState: HeldState
+
+    /// The trace's state. Two cases are empty, since letting go of a plain optional is a call also where it is nil.
+    @usableFromInline
+    enum HeldState: Sendable {
+        case none
+        case neverUsed
+        case some(TraceState)
+    }
+
+    @inlinable @inline(__always)
+    var traceState: TraceState? { if case .some(let state) = heldState { state } else { nil } }
 
     @inlinable @inline(__always)
     init(
-        slot: UnsafeMutablePointer<SpanSlot>?, word: UInt32, flags: UInt8, ids: IDs, high: UInt64, low: UInt64,
-        id: UInt64, traceState: TraceState?
+        slot: UnsafeMutablePointer<SpanSlot>?, word: UInt32, flags: UInt8, ids: IDs, wireHigh: UInt64, wireLow: UInt64,
+        wireID: UInt64, traceState: TraceState?
     ) {
         self.slot = slot
         self.word = word
         self.flags = flags
         self.ids = ids
-        self.high = high
-        self.low = low
-        self.id = id
-        self.traceState = traceState
+        self.wireHigh = wireHigh
+        self.wireLow = wireLow
+        self.wireID = wireID
+        heldState = traceState.map { .some($0) } ?? .none
     }
 
     /// What travels on to the spans that follow, in this process and in others. Valid also after the end.
     @inlinable
     public var context: SpanContext {
+        var traceID = TraceID(high: wireHigh.bigEndian, low: wireLow.bigEndian)
+        var spanID = SpanID(rawValue: wireID.bigEndian)
         switch ids {
-        case .made, .remote:
-            SpanContext(
-                traceID: TraceID(high: high, low: low), spanID: SpanID(rawValue: id),
-                traceFlags: TraceFlags(rawValue: flags), traceState: traceState, isRemote: ids == .remote)
-        case .seededSpan:
-            SpanContext(
-                traceID: TraceID(high: high, low: low), spanID: SpanID(rawValue: DerivedID.make(id, 0)),
-                traceFlags: TraceFlags(rawValue: flags), traceState: traceState)
+        case .made, .remote: break
+        case .seededSpan: spanID = SpanID(rawValue: DerivedID.make(wireID, 0))
         case .seededTrace:
-            SpanContext(
-                traceID: TraceID(high: DerivedID.make(high, 1), low: DerivedID.make(high, 2)),
-                spanID: SpanID(rawValue: DerivedID.make(high, 3)), traceFlags: TraceFlags(rawValue: flags),
-                traceState: traceState)
+            traceID = TraceID(high: DerivedID.make(wireHigh, 1), low: DerivedID.make(wireHigh, 2))
+            spanID = SpanID(rawValue: DerivedID.make(wireHigh, 3))
         }
+        return SpanContext(
+            traceID: traceID, spanID: spanID, traceFlags: TraceFlags(rawValue: flags), traceState: traceState,
+            isRemote: ids == .remote)
     }
 
     /// Whether what is set on this span goes anywhere.
@@ -86,13 +95,7 @@ public struct Span: Sendable {
     @inlinable @inline(__always) @_disfavoredOverload
     public func setAttribute(_ key: StaticString, _ value: String) {
         guard let slot else { return }
-        let isSet: Void? = value.utf8.withContiguousStorageIfAvailable { bytes in
-            // Empty bytes may have no address.
-            SpanFields.set(
-                slot, word, key.utf8Start, key.utf8CodeUnitCount, SpanFields.string, bytes.baseAddress ?? key.utf8Start,
-                bytes.count)
-        }
-        if isSet == nil { setAttribute(named: key.description, value) }
+        SpanFields.set(slot, word, key.utf8Start, key.utf8CodeUnitCount, value)
     }
 
     /// A string value that is known to be UTF-8.
@@ -187,18 +190,24 @@ public struct Span: Sendable {
     // MARK: The end
 
     /// Ends the span: it is encoded and waits for the collector. A time before the start counts as the start.
-    @inlinable
+    @inlinable @inline(__always)
     public func end(at instant: Instant? = nil) {
-        guard let slot, SpanSlot.state(slot).exchange(from: word, to: word & ~3 | SpanSlot.ending) else { return }
-        SpanFields.finish(slot, traceState, (instant ?? Clock.now()).unixNano)
-        SpanSlot.state(slot).store(word | SpanSlot.ended)
+        guard let slot else { return }
+        let endUnixNano = (instant ?? Clock.now()).unixNano
+        if case .some(let state) = heldState {
+            SpanFields.end(slot, word, endUnixNano, state)
+        } else {
+            SpanFields.end(slot, word, endUnixNano)
+        }
     }
 
     /// The same under another name; see `updateName(_:)`.
     public func end(name: String, at instant: Instant? = nil) {
-        guard let slot, SpanSlot.state(slot).exchange(from: word, to: word & ~3 | SpanSlot.ending) else { return }
+        guard let slot, SpanSlot.state(slot).exchange(from: word, to: word &+ (SpanSlot.ending - SpanSlot.live)) else {
+            return
+        }
         SpanFields.rename(slot, name)
         SpanFields.finish(slot, traceState, (instant ?? Clock.now()).unixNano)
-        SpanSlot.state(slot).store(word | SpanSlot.ended)
+        SpanSlot.state(slot).store(word &+ (SpanSlot.ended - SpanSlot.live))
     }
 }

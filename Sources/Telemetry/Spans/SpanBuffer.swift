@@ -8,18 +8,22 @@ struct SpanBuffer {
     /// Where the spans begin.
     private(set) var itemsStart = 0
     private(set) var itemCount = 0
-    private var place: UnsafeMutableRawPointer?
-    private var limit: UnsafeMutableRawPointer?
+    private var place = Self.nowhere
+    /// Not open, there is no room.
+    private var limit = Self.nowhere
+    /// A batch with more bytes than its most ends here.
+    private var fullAt = Self.nowhere
+
+    private nonisolated(unsafe) static let nowhere = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
     /// Bytes of tag and length, of which those up to `itemsStart` are known to be there.
     private static let overhead = 1 + Wire.maxVarintBytes
 
     var isOpen: Bool { storage != nil }
     /// Bytes up to the last span's end.
-    var end: Int { storage.flatMap { start in place.map { $0 - start } } ?? 0 }
-    var byteCount: Int { end - itemsStart }
+    var end: Int { storage.map { place - $0 } ?? 0 }
 
-    mutating func open(_ envelope: BatchEnvelope) {
+    mutating func open(_ envelope: BatchEnvelope, maxBytes: Int) {
         itemsStart = envelope.maxBytes
         capacity = max(BatchBuffers.bufferBytes, itemsStart)
         let start =
@@ -28,19 +32,33 @@ struct SpanBuffer {
         storage = start
         place = start + itemsStart
         limit = start + capacity
+        fullAt = start + itemsStart + maxBytes
         itemCount = 0
     }
 
+    /// False where it is not open, or has to grow.
     @inline(__always)
-    mutating func append(_ span: UnsafeRawPointer, count: Int) {
-        guard var at = place, let limit, at + (count &+ Self.overhead) <= limit else {
-            return appendGrowing(span, count)
+    mutating func appendInRoom(_ span: UnsafeRawPointer, count: Int) -> Bool {
+        guard place + (count &+ Self.overhead) <= limit else { return false }
+        var at = Wire.byte(0x12, at: place)
+        if count >= 0x80, count < 0x4000 {
+            at.storeBytes(
+                of: UInt16(truncatingIfNeeded: count & 0x7F | 0x80 | (count &>> 7) &<< 8).littleEndian, as: UInt16.self)
+            at += 2
+        } else {
+            at = Wire.varint(UInt64(truncatingIfNeeded: count), at: at)
         }
-        at = Wire.byte(0x12, at: at)
-        at = Wire.varint(UInt64(truncatingIfNeeded: count), at: at)
         place = Wire.copy(span, count: count, to: at)
         itemCount &+= 1
+        return true
     }
+
+    mutating func append(_ span: UnsafeRawPointer, count: Int) {
+        if !appendInRoom(span, count: count) { appendGrowing(span, count) }
+    }
+
+    @inline(__always)
+    func isFull(_ maxItems: Int) -> Bool { itemCount >= maxItems || place >= fullAt }
 
     @inline(never)
     private mutating func appendGrowing(_ span: UnsafeRawPointer, _ count: Int) {
@@ -52,6 +70,7 @@ struct SpanBuffer {
         BatchBuffers.release(storage, capacity: capacity)
         self.storage = moved
         capacity = larger
+        fullAt = moved + (fullAt - storage)
         place = moved + end
         limit = moved + larger
         append(span, count: count)

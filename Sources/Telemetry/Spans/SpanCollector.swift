@@ -17,7 +17,7 @@ final class SpanCollector: Sendable {
     private let wakePending = Atomic(false)
     private let state: Guarded<State>
     private let processNumber: UInt32
-    private let isObserved: Bool
+    private let isExportingOnly: Bool
 
     private static let lastID = Atomic<UInt64>(0)
     /// Tracers of more scopes than this share the first one's.
@@ -65,7 +65,7 @@ final class SpanCollector: Sendable {
         self.resource = resource
         self.exporter = exporter
         processNumber = isotherm_process_number()
-        isObserved = settings.observer != nil
+        isExportingOnly = settings.isExporting && settings.observer == nil
         wakeUp = isotherm_make_event()
         state = Guarded(State())
         _ = number(of: scope)
@@ -155,6 +155,16 @@ final class SpanCollector: Sendable {
         write(wakeUp, &one, 8)
     }
 
+    /// A thread whose ring is full gathers its own spans, since the collector may not have had its turn for a while. Does
+    /// nothing where somebody gathers already; the observer is not called on a thread that makes spans.
+    func relieve(_ slab: UnsafeMutablePointer<SpanSlab>) {
+        guard settings.observer == nil, !isForked else { return }
+        _ = state.withLockIfFree { state in
+            guard !state.isClosed, let reader = state.readers.first(where: { $0.slab == slab }) else { return }
+            _ = reader.read { slot in take(slot, &state) }
+        }
+    }
+
     /// Runs until `stop`.
     func run() {
         var lastClose = ContinuousClock.now
@@ -235,28 +245,38 @@ final class SpanCollector: Sendable {
     /// False when the exporter has no room.
     @inline(__always)
     private func take(_ slot: UnsafeMutablePointer<SpanSlot>, _ state: inout State) -> Bool {
+        let open = state.open + Int(slot.pointee.scope)
+        guard isExportingOnly, !slot.pointee.isRecordOnly, slot.pointee.extras == nil,
+            open.pointee.appendInRoom(SpanSlot.inlineBytes(slot), count: Int(slot.pointee.count))
+        else { return takeRare(slot, &state) }
+        if open.pointee.isFull(settings.maxBatchSpans) { send(Int(slot.pointee.scope), &state) }
+        return true
+    }
+
+    /// What is to be observed as well or instead, has outgrown its slot, or is a batch's first.
+    @inline(never)
+    private func takeRare(_ slot: UnsafeMutablePointer<SpanSlot>, _ state: inout State) -> Bool {
         let scope = Int(slot.pointee.scope)
         let open = state.open + scope
         let isExported = settings.isExporting && !slot.pointee.isRecordOnly
         if isExported, !open.pointee.isOpen {
             guard exporter.hasRoom else { return false }
-            open.pointee.open(state.envelopes[scope])
+            open.pointee.open(state.envelopes[scope], maxBytes: settings.maxBatchBytes)
         }
-        if isObserved { observe(slot, scope, &state) }
+        if settings.observer != nil { observe(slot, scope, &state) }
         guard isExported else {
             state.recordedOnly += 1
             return true
         }
         open.pointee.append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
-        if open.pointee.itemCount >= settings.maxBatchSpans || open.pointee.byteCount >= settings.maxBatchBytes {
-            send(scope, &state)
-        }
+        if open.pointee.isFull(settings.maxBatchSpans) { send(scope, &state) }
         return true
     }
 
-    @inline(never)
     private func observe(_ slot: UnsafeMutablePointer<SpanSlot>, _ scope: Int, _ state: inout State) {
-        if !state.observed[scope].isOpen { state.observed[scope].open(state.envelopes[scope]) }
+        if !state.observed[scope].isOpen {
+            state.observed[scope].open(state.envelopes[scope], maxBytes: settings.maxBatchBytes)
+        }
         state.observed[scope].append(SpanSlot.bytes(slot), count: Int(slot.pointee.count))
     }
 

@@ -59,7 +59,8 @@ public struct TraceFlags: OptionSet, Hashable, Sendable {
 
     public static let sampled = TraceFlags(rawValue: 0x01)
     /// The lower seven bytes of the trace id are random (W3C Trace Context, level 2).
-    public static let random = TraceFlags(rawValue: 0x02)
+    public static let random = TraceFlags(rawValue: randomBit)
+    @usableFromInline static let randomBit: UInt8 = 0x02
 }
 
 /// What travels from one span to the next, in a process and between processes.

@@ -34,6 +34,14 @@ extension SpanFields {
     @usableFromInline @inline(never)
     static func setSlow(
         _ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32, _ key: UnsafePointer<UInt8>, _ keyCount: Int,
+        _ value: String
+    ) {
+        withBytes(value) { setSlow(slot, word, key, keyCount, string, $0.baseAddress ?? key, $0.count) }
+    }
+
+    @usableFromInline @inline(never)
+    static func setSlow(
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32, _ key: UnsafePointer<UInt8>, _ keyCount: Int,
         _ tag: UInt32, _ value: UInt64
     ) {
         guard SpanSlot.state(slot).load() == word,
@@ -75,14 +83,13 @@ extension SpanFields {
         let slab = slot.pointee.slab
         let keyValue = 1 + Wire.varintBytes(UInt64(keyCount)) + keyCount + 1 + Wire.varintBytes(UInt64(valueBytes))
         let needed = 1 + Wire.varintBytes(UInt64(keyValue + valueBytes)) + keyValue + valueBytes
-        guard Int(slab.pointee.shortAttributes - slot.pointee.attributesLeft) < slab.pointee.limits.attributeCount,
-            makeRoom(slot, needed)
-        else {
-            slot.pointee.droppedAttributes &+= 1
+        let attributeCount = slot.pointee.keyFilter.nonzeroBitCount + Int(slot.pointee.furtherAttributes)
+        guard attributeCount < slab.pointee.limits.attributeCount, makeRoom(slot, needed) else {
+            SpanSlot.extras(slot).droppedAttributes &+= 1
             return nil
         }
+        if slot.pointee.keyFilter & bit != 0 { slot.pointee.furtherAttributes += 1 }
         slot.pointee.keyFilter |= bit
-        slot.pointee.attributesLeft -= 1
         var place = Wire.byte(0x4A, at: slot.pointee.write)
         place = Wire.varint(UInt64(keyValue + valueBytes), at: place)
         place = Wire.varint(UInt64(keyCount), at: Wire.byte(0x0A, at: place))
@@ -99,7 +106,7 @@ extension SpanFields {
             var place = value + 1
             return readVarint(&place) == UInt64(keyCount) && memcmp(place, key, keyCount) == 0
         }
-        if isRemoved { slot.pointee.attributesLeft += 1 }
+        if isRemoved { slot.pointee.furtherAttributes -= 1 }
     }
 
     private static func removeName(_ slot: UnsafeMutablePointer<SpanSlot>) {
@@ -149,19 +156,23 @@ extension SpanFields {
 
     /// Writes the name of a span that has none.
     static func writeName(_ slot: UnsafeMutablePointer<SpanSlot>, _ name: String) {
-        var name = name
-        name.withUTF8 { bytes in
-            let count = wholeCharacters(bytes, in: maxNameBytes)
-            let needed = 1 + Wire.varintBytes(UInt64(count)) + count
-            if slot.pointee.write + needed > slot.pointee.limit { grow(slot, needed) }
-            let place = Wire.varint(UInt64(count), at: Wire.byte(0x2A, at: slot.pointee.write))
-            slot.pointee.write = bytes.baseAddress.map { Wire.copy($0, count: count, to: place) } ?? place
+        withBytes(name) { bytes in
+            if let start = bytes.baseAddress { writeName(slot, start, bytes.count) }
         }
-        slot.pointee.nameCount = nameIsWritten
+    }
+
+    /// The first 1,024 bytes of it, without a part of a character.
+    @usableFromInline @inline(never)
+    static func writeName(_ slot: UnsafeMutablePointer<SpanSlot>, _ name: UnsafePointer<UInt8>, _ nameCount: Int) {
+        let count = wholeCharacters(UnsafeBufferPointer(start: name, count: nameCount), in: maxNameBytes)
+        let needed = 1 + Wire.varintBytes(UInt64(count)) + count
+        if slot.pointee.write + needed > limit(slot) { grow(slot, needed) }
+        let place = Wire.varint(UInt64(count), at: Wire.byte(0x2A, at: slot.pointee.write))
+        slot.pointee.write = Wire.copy(name, count: count, to: place)
     }
 
     static func rename(_ slot: UnsafeMutablePointer<SpanSlot>, _ name: String) {
-        if slot.pointee.nameCount == nameIsWritten { removeName(slot) }
+        removeName(slot)
         writeName(slot, name)
     }
 
@@ -231,9 +242,9 @@ extension SpanFields {
 
     // MARK: The end
 
-    /// `Span`: 5 name, 8 end, 10 dropped_attributes_count, 12 dropped_events_count, 14 dropped_links_count, 3
+    /// `Span`: 8 end, 10 dropped_attributes_count, 12 dropped_events_count, 14 dropped_links_count, 3
     /// trace_state, 15 status{2 message, 3 code}.
-    @usableFromInline @inline(never)
+    @inline(never)
     static func finishRare(
         _ slot: UnsafeMutablePointer<SpanSlot>, _ traceState: TraceState?, _ endUnixNano: UInt64
     ) {
@@ -241,14 +252,10 @@ extension SpanFields {
         let startUnixNano = UInt64(
             littleEndian: SpanSlot.bytes(slot).loadUnaligned(fromByteOffset: SpanSlot.startOffset, as: UInt64.self))
         var writer = ProtobufWriter()
-        if slot.pointee.nameCount != nameIsWritten {
-            let name = UnsafeBufferPointer(start: slot.pointee.name, count: Int(slot.pointee.nameCount))
-            writer.data(field: 5, name.prefix(wholeCharacters(name, in: maxNameBytes)))
-        }
         writer.fixed64(field: 8, max(endUnixNano, startUnixNano))
-        if slot.pointee.droppedAttributes > 0 { writer.varint(field: 10, UInt64(slot.pointee.droppedAttributes)) }
         if let traceState { writer.string(field: 3, traceState.description) }
         if let extras {
+            if extras.droppedAttributes > 0 { writer.varint(field: 10, UInt64(extras.droppedAttributes)) }
             if extras.droppedEvents > 0 { writer.varint(field: 12, UInt64(extras.droppedEvents)) }
             if extras.droppedLinks > 0 { writer.varint(field: 14, UInt64(extras.droppedLinks)) }
             if extras.statusCode != .unset {
@@ -259,7 +266,7 @@ extension SpanFields {
             }
         }
         // These few are taken also beyond the largest span: they are bounded themselves.
-        if slot.pointee.write + writer.bytes.count > slot.pointee.limit + SpanSlot.reservedBytes {
+        if slot.pointee.write + writer.bytes.count > limit(slot) + SpanSlot.reservedBytes {
             grow(slot, writer.bytes.count)
         }
         let after = copy(writer.bytes, to: slot.pointee.write)
@@ -268,9 +275,15 @@ extension SpanFields {
 
     // MARK: Room
 
+    /// Where attributes, events and links have to end.
+    private static func limit(_ slot: UnsafeMutablePointer<SpanSlot>) -> UnsafeMutableRawPointer {
+        slot.pointee.extras?.takeUnretainedValue().spillLimit
+            ?? UnsafeMutableRawPointer(slot) + (SpanSlot.slotBytes - SpanSlot.reservedBytes)
+    }
+
     /// False beyond the largest span.
     private static func makeRoom(_ slot: UnsafeMutablePointer<SpanSlot>, _ needed: Int) -> Bool {
-        if slot.pointee.write + needed <= slot.pointee.limit { return true }
+        if slot.pointee.write + needed <= limit(slot) { return true }
         let count = slot.pointee.write - SpanSlot.bytes(slot)
         guard count + needed + SpanSlot.reservedBytes <= slot.pointee.slab.pointee.limits.spanBytes else {
             return false
@@ -291,6 +304,8 @@ extension SpanFields {
         extras.spill = larger
         slot.pointee.write = larger + count
         let allowed = min(capacity, slot.pointee.slab.pointee.limits.spanBytes)
-        slot.pointee.limit = larger + max(0, allowed - SpanSlot.reservedBytes)
+        let limit = larger + max(0, allowed - SpanSlot.reservedBytes)
+        extras.spillLimit = limit
+        if slot.pointee.slab.pointee.shortLimit > 0 { slot.pointee.shortLimit = limit }
     }
 }

@@ -23,18 +23,18 @@ enum SpanFields {
     // MARK: Start and end
 
     /// Makes a claimed slot ready.
-    @inlinable @inline(__always)
+    @inline(__always)
     static func begin(
         _ slot: UnsafeMutablePointer<SpanSlot>, _ slab: UnsafeMutablePointer<SpanSlab>, _ span: Span,
-        parent: UInt64, isParentRemote: Bool, kind: SpanKind, name: StaticString, scope: UInt16, startUnixNano: UInt64
+        wireParent: UInt64, isParentRemote: Bool, kind: SpanKind, scope: UInt16, startUnixNano: UInt64
     ) {
         let start = SpanSlot.inlineBytes(slot)
         // 1 trace_id, 2 span_id
         start.storeBytes(of: 0x100A, as: UInt16.self)
-        start.storeBytes(of: span.high.bigEndian, toByteOffset: 2, as: UInt64.self)
-        start.storeBytes(of: span.low.bigEndian, toByteOffset: 10, as: UInt64.self)
+        start.storeBytes(of: span.wireHigh, toByteOffset: 2, as: UInt64.self)
+        start.storeBytes(of: span.wireLow, toByteOffset: 10, as: UInt64.self)
         start.storeBytes(of: 0x0812, toByteOffset: 18, as: UInt16.self)
-        start.storeBytes(of: span.id.bigEndian, toByteOffset: 20, as: UInt64.self)
+        start.storeBytes(of: span.wireID, toByteOffset: 20, as: UInt64.self)
         // 7 start_time_unix_nano
         start.storeBytes(of: 0x39, toByteOffset: 28, as: UInt8.self)
         start.storeBytes(of: startUnixNano.littleEndian, toByteOffset: SpanSlot.startOffset, as: UInt64.self)
@@ -44,56 +44,64 @@ enum SpanFields {
         let flags = UInt32(span.flags) | (isParentRemote ? 0x300 : 0x100)
         start.storeBytes(of: flags.littleEndian, toByteOffset: 41, as: UInt32.self)
         var place = start + 45
-        if parent != 0 {
+        if wireParent != 0 {
             // 4 parent_span_id
             place.storeBytes(of: 0x0822, as: UInt16.self)
-            place.storeBytes(of: parent.bigEndian, toByteOffset: 2, as: UInt64.self)
+            place.storeBytes(of: wireParent, toByteOffset: 2, as: UInt64.self)
             place += 10
         }
         slot.pointee.write = place
-        slot.pointee.limit = UnsafeMutableRawPointer(slot) + (SpanSlot.slotBytes - SpanSlot.reservedBytes)
+        slot.pointee.shortLimit = UnsafeMutableRawPointer(slot) + slab.pointee.shortLimit
         slot.pointee.keyFilter = 0
-        slot.pointee.attributesLeft = slab.pointee.shortAttributes
-        slot.pointee.droppedAttributes = 0
-        slot.pointee.name = name.utf8Start
-        slot.pointee.nameCount = UInt32(truncatingIfNeeded: name.utf8CodeUnitCount)
+        slot.pointee.furtherAttributes = 0
         slot.pointee.scope = scope
         slot.pointee.isRecordOnly = false
         slot.pointee.slab = slab
     }
 
-    /// `nameCount` of a span whose name has been written.
-    @usableFromInline static let nameIsWritten = UInt32.max
-
-    /// Appends what is known at the end.
+    /// 5 name, of a span that has nothing behind its start yet.
     @inlinable @inline(__always)
+    static func name(_ slot: UnsafeMutablePointer<SpanSlot>, _ name: StaticString) {
+        let count = name.utf8CodeUnitCount
+        guard count <= SpanSlot.maxShortName else { return writeName(slot, name.utf8Start, count) }
+        let place = slot.pointee.write
+        place.storeBytes(of: (0x2A | UInt16(truncatingIfNeeded: count) << 8).littleEndian, as: UInt16.self)
+        Wire.copyShort(name.utf8Start, count: count, to: place + 2)
+        slot.pointee.write = place + (count &+ 2)
+    }
+
+    /// Ends a span without a trace state: appends what is known at the end, and lets the collector have it.
+    @usableFromInline @inline(never)
+    static func end(_ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32, _ endUnixNano: UInt64) {
+        let state = SpanSlot.state(slot)
+        guard state.exchange(from: word, to: word &+ (SpanSlot.ending - SpanSlot.live)) else { return }
+        finish(slot, nil, endUnixNano)
+        state.store(word &+ (SpanSlot.ended - SpanSlot.live))
+    }
+
+    @usableFromInline @inline(never)
+    static func end(
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32, _ endUnixNano: UInt64, _ traceState: TraceState
+    ) {
+        let state = SpanSlot.state(slot)
+        guard state.exchange(from: word, to: word &+ (SpanSlot.ending - SpanSlot.live)) else { return }
+        finish(slot, traceState, endUnixNano)
+        state.store(word &+ (SpanSlot.ended - SpanSlot.live))
+    }
+
+    @inline(__always)
     static func finish(_ slot: UnsafeMutablePointer<SpanSlot>, _ traceState: TraceState?, _ endUnixNano: UInt64) {
-        let nameCount = slot.pointee.nameCount
-        guard slot.pointee.extras == nil, slot.pointee.droppedAttributes == 0, traceState == nil,
-            nameCount <= UInt32(SpanSlot.maxShortName) || nameCount == nameIsWritten
-        else { return finishRare(slot, traceState, endUnixNano) }
+        guard slot.pointee.extras == nil, traceState == nil else {
+            return finishRare(slot, traceState, endUnixNano)
+        }
         let start = SpanSlot.inlineBytes(slot)
         let startUnixNano = UInt64(
             littleEndian: start.loadUnaligned(fromByteOffset: SpanSlot.startOffset, as: UInt64.self))
-        var place = slot.pointee.write
-        // 8 end_time_unix_nano, 5 name
+        let place = slot.pointee.write
+        // 8 end_time_unix_nano
         place.storeBytes(of: 0x41, as: UInt8.self)
         place.storeBytes(of: max(endUnixNano, startUnixNano).littleEndian, toByteOffset: 1, as: UInt64.self)
-        place += 9
-        if nameCount != nameIsWritten {
-            place = shortName(slot.pointee.name, Int(truncatingIfNeeded: nameCount), at: place)
-        }
-        slot.pointee.count = UInt32(truncatingIfNeeded: place - start)
-    }
-
-    @inlinable @inline(__always)
-    static func shortName(
-        _ name: UnsafePointer<UInt8>, _ count: Int, at place: UnsafeMutableRawPointer
-    ) -> UnsafeMutableRawPointer {
-        place.storeBytes(of: 0x2A, as: UInt8.self)
-        place.storeBytes(of: UInt8(truncatingIfNeeded: count), toByteOffset: 1, as: UInt8.self)
-        Wire.copyShort(name, count: count, to: place + 2)
-        return place + (count &+ 2)
+        slot.pointee.count = UInt32(truncatingIfNeeded: place + 9 - start)
     }
 
     // MARK: Attributes
@@ -114,6 +122,40 @@ enum SpanFields {
         slot.pointee.write = place + (4 &+ count)
     }
 
+    /// A string. The key, which is mostly a literal, is written in place; the value by a call, since its two forms are
+    /// much code.
+    @inlinable @inline(__always)
+    static func set(
+        _ slot: UnsafeMutablePointer<SpanSlot>, _ word: UInt32, _ key: UnsafePointer<UInt8>, _ keyCount: Int,
+        _ value: String
+    ) {
+        let count = value.utf8.count
+        guard
+            let place = short(slot, word, key, keyCount, valueCount: count &+ 2, body: keyCount &+ count &+ overhead)
+        else { return setSlow(slot, word, key, keyCount, value) }
+        place.storeBytes(
+            of: (UInt32(truncatingIfNeeded: count) << 24 | string << 16
+                | UInt32(truncatingIfNeeded: count &+ 2) << 8 | 0x12).littleEndian, as: UInt32.self)
+        slot.pointee.write = place + (4 &+ count)
+        copy(value, to: place + 4)
+    }
+
+    @usableFromInline @inline(never)
+    static func copy(_ value: String, to place: UnsafeMutableRawPointer) {
+        withBytes(value) { bytes in
+            // Empty bytes may have no address.
+            if let start = bytes.baseAddress { Wire.copyShort(start, count: bytes.count, to: place) }
+        }
+    }
+
+    /// A text's bytes. A variable of one's own, which `String.withUTF8` wants, would be retained and released.
+    @inline(__always)
+    static func withBytes(_ text: String, _ body: (UnsafeBufferPointer<UInt8>) -> Void) {
+        if text.utf8.withContiguousStorageIfAvailable(body) != nil { return }
+        var text = text
+        text.withUTF8(body)
+    }
+
     /// A number as a varint.
     @inlinable @inline(__always)
     static func set(
@@ -126,7 +168,9 @@ enum SpanFields {
         else { return setSlow(slot, word, key, keyCount, tag, value) }
         place.storeBytes(
             of: (tag << 16 | UInt32(truncatingIfNeeded: count &+ 1) << 8 | 0x12).littleEndian, as: UInt32.self)
-        slot.pointee.write = Wire.varint(value, at: place + 3)
+        slot.pointee.write = place + (3 &+ count)
+        // The words may reach beyond, into what is kept free.
+        Wire.varintInWords(value, count: count, at: place + 3)
     }
 
     @inlinable @inline(__always)
@@ -151,11 +195,8 @@ enum SpanFields {
         guard SpanSlot.state(slot).load() == word, keyCount > 0, body < 128 else { return nil }
         let bit = keyBit(key, keyCount)
         let place = slot.pointee.write
-        guard slot.pointee.keyFilter & bit == 0, slot.pointee.attributesLeft > 0,
-            place + (body &+ 2) <= slot.pointee.limit
-        else { return nil }
+        guard slot.pointee.keyFilter & bit == 0, place + (body &+ 2) <= slot.pointee.shortLimit else { return nil }
         slot.pointee.keyFilter |= bit
-        slot.pointee.attributesLeft &-= 1
         place.storeBytes(
             of: (UInt32(truncatingIfNeeded: keyCount) << 24 | 0x000A_0000
                 | UInt32(truncatingIfNeeded: body) << 8 | 0x4A).littleEndian, as: UInt32.self)

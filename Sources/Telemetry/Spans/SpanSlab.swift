@@ -20,8 +20,11 @@ struct SpanSlab {
     @usableFromInline let probes: UInt32
     /// What several threads look at; see `SharedWord`.
     @usableFromInline let shared: UnsafeMutableRawPointer
-    /// Attributes that take the short way, which looks at no limit but this.
-    @usableFromInline let shortAttributes: Int32
+    /// Where attributes in their short form have to end in a slot; 0 where they have a limit that the short form does not
+    /// look at.
+    let shortLimit: Int
+    /// The collector is woken where the claims' number has none of these bits: at each half of the ring.
+    let wakeMask: UInt32
     @usableFromInline var ids: IDGenerator
     /// For ids that are made of a seed.
     @usableFromInline let seed: UInt64
@@ -83,8 +86,13 @@ struct SpanSlab {
         return slab
     }
 
-    /// Where a slab without slots points; never touched.
-    private static var emptyRing: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: 0x1000)! }
+    /// Where a slab without slots points: one that is live for ever.
+    private nonisolated(unsafe) static let emptyRing: UnsafeMutableRawPointer = {
+        let slot = UnsafeMutableRawPointer.allocate(byteCount: SpanSlot.headBytes, alignment: 8)
+        slot.initializeMemory(as: UInt8.self, repeating: 0, count: SpanSlot.headBytes)
+        SpanSlot.state(slot.assumingMemoryBound(to: SpanSlot.self)).store(SpanSlot.live)
+        return slot
+    }()
 
     private init(
         owner: UInt64, slots: UnsafeMutableRawPointer, slotCount: Int, limits: SpanLimits,
@@ -94,7 +102,10 @@ struct SpanSlab {
         self.slots = slots
         slotMask = UInt32(max(1, slotCount) - 1)
         probes = slotCount == 0 ? 0 : UInt32(Self.maxProbes)
-        shortAttributes = limits.attributeValueLength == nil ? Int32(limits.attributeCount) : 0
+        wakeMask = slotMask >> 1
+        // The short form takes at most one attribute for each bit of the filter.
+        let isShortAllowed = limits.attributeValueLength == nil && limits.attributeCount >= UInt64.bitWidth
+        shortLimit = isShortAllowed ? SpanSlot.slotBytes - SpanSlot.reservedBytes : 0
         shared = .allocate(byteCount: SharedWord.bytes, alignment: 64)
         shared.initializeMemory(as: UInt8.self, repeating: 0, count: SharedWord.bytes)
         ids = IDGenerator()
@@ -129,22 +140,37 @@ struct SpanSlab {
         UnsafeAtomic32(slab.pointee.shared + SharedWord.ownership)
     }
 
-    /// A free slot, made live; nil when there is none, which is counted.
-    @inlinable @inline(__always)
-    static func claim(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeMutablePointer<SpanSlot>? {
-        let mask = slab.pointee.slotMask
-        let index = published(slab).load()
-        let slot = (slab.pointee.slots + Int(index & mask) &* SpanSlot.slotBytes).assumingMemoryBound(to: SpanSlot.self)
-        guard slab.pointee.probes != 0 else { return claimSlow(slab) }
+    /// A free slot, made live, and its word; nil when there is none, which is counted.
+    @inline(__always)
+    static func claim(
+        _ slab: UnsafeMutablePointer<SpanSlab>
+    ) -> (slot: UnsafeMutablePointer<SpanSlot>, word: UInt32)? {
+        let next = published(slab)
+        let index = next.load()
+        let slot = slot(slab, Int(index & slab.pointee.slotMask))
         let word = SpanSlot.state(slot).load()
-        guard word & 3 == SpanSlot.free, index & (mask >> 1) != 0 else { return claimSlow(slab) }
-        SpanSlot.state(slot).store(word &+ 4 | SpanSlot.live)
-        published(slab).store(index &+ 1)
-        return slot
+        guard word & 3 == SpanSlot.free, index & slab.pointee.wakeMask != 0 else { return claimSlow(slab) }
+        SpanSlot.state(slot).store(word &+ SpanSlot.nextUse)
+        next.store(index &+ 1)
+        return (slot, word &+ SpanSlot.nextUse)
     }
 
-    @usableFromInline @inline(never)
-    static func claimSlow(_ slab: UnsafeMutablePointer<SpanSlab>) -> UnsafeMutablePointer<SpanSlot>? {
+    @inline(never)
+    private static func claimSlow(
+        _ slab: UnsafeMutablePointer<SpanSlab>
+    ) -> (slot: UnsafeMutablePointer<SpanSlot>, word: UInt32)? {
+        if let claimed = claimProbing(slab) { return claimed }
+        if slab.pointee.probes > 0 {
+            slab.pointee.collector._withUnsafeGuaranteedRef { $0.relieve(slab) }
+            if let claimed = claimProbing(slab) { return claimed }
+        }
+        bump(slab, .dropped)
+        return nil
+    }
+
+    private static func claimProbing(
+        _ slab: UnsafeMutablePointer<SpanSlab>
+    ) -> (slot: UnsafeMutablePointer<SpanSlot>, word: UInt32)? {
         let mask = slab.pointee.slotMask
         for _ in 0..<slab.pointee.probes {
             let index = published(slab).load()
@@ -152,14 +178,10 @@ struct SpanSlab {
             // At half the ring, so that there is time to gather.
             if index & (mask >> 1) == 0 { slab.pointee.collector._withUnsafeGuaranteedRef { $0.wake() } }
             let word = SpanSlot.state(slot).load()
-            if word & 3 == SpanSlot.free {
-                SpanSlot.state(slot).store(word &+ 4 | SpanSlot.live)
-                published(slab).store(index &+ 1)
-                return slot
-            }
+            if word & 3 == SpanSlot.free { SpanSlot.state(slot).store(word &+ SpanSlot.nextUse) }
             published(slab).store(index &+ 1)
+            if word & 3 == SpanSlot.free { return (slot, word &+ SpanSlot.nextUse) }
         }
-        bump(slab, .dropped)
         return nil
     }
 

@@ -4,9 +4,9 @@ import Synchronization
 /// The head of a slot: one span, from its start until the collector has gathered it. The span's OTLP bytes follow it, as
 /// fields of `opentelemetry.proto.trace.v1.Span` without the enclosing tag and length:
 ///
-///     at the start      1 trace_id, 2 span_id, 7 start, 6 kind, 16 flags, 4 parent_span_id
+///     at the start      1 trace_id, 2 span_id, 7 start, 6 kind, 16 flags, 4 parent_span_id, 5 name
 ///     as they are set   9 attributes, 11 events, 13 links
-///     at the end        5 name, 8 end, and what is rare: 3 trace_state, 10, 12 and 14 dropped counts, 15 status
+///     at the end        8 end, and what is rare: 3 trace_state, 10, 12 and 14 dropped counts, 15 status
 ///
 /// The state word says who may touch a slot:
 ///
@@ -22,19 +22,19 @@ struct SpanSlot {
     @usableFromInline static let live: UInt32 = 1
     @usableFromInline static let ending: UInt32 = 2
     @usableFromInline static let ended: UInt32 = 3
+    /// Added to a free slot's word: live, and used once more.
+    static let nextUse: UInt32 = 4 + live
 
     /// Bytes of the whole span, once it has ended.
     @usableFromInline var count: UInt32
     /// Where the next field goes.
     @usableFromInline var write: UnsafeMutableRawPointer
-    /// Where attributes, events and links have to end.
-    @usableFromInline var limit: UnsafeMutableRawPointer
+    /// Where attributes in their short form have to end: the slot's begin where none may be written so.
+    @usableFromInline var shortLimit: UnsafeMutableRawPointer
     /// One bit for each key that was set, by a small hash: an unset bit rules a second use of the key out.
     @usableFromInline var keyFilter: UInt64
-    @usableFromInline var attributesLeft: Int32
-    @usableFromInline var droppedAttributes: UInt32
-    @usableFromInline var name: UnsafePointer<UInt8>
-    @usableFromInline var nameCount: UInt32
+    /// Attributes beyond the bits in `keyFilter`: those whose bit was set already, less those that were taken out.
+    @usableFromInline var furtherAttributes: Int32
     /// The tracer's number.
     @usableFromInline var scope: UInt16
     /// Observed, but not exported.
@@ -47,9 +47,9 @@ struct SpanSlot {
     @usableFromInline static let headBytes = 80
     /// Of the state word: behind this structure, since other threads look at it while the owner changes the rest.
     @usableFromInline static let stateOffset = 76
-    /// Kept free for the name and the end.
+    /// Kept free for the end, and for copies of whole words that reach beyond what they copy.
     @usableFromInline static let reservedBytes = 144
-    /// Longest name that fits the reserve, with a length of one byte.
+    /// Longest name whose length is one byte.
     @usableFromInline static let maxShortName = 127
     /// Where the start's eight bytes stand.
     @usableFromInline static let startOffset = 29
@@ -102,6 +102,9 @@ struct SpanSlot {
 final class SpanExtras {
     /// Fields that outgrew the slot.
     @usableFromInline var spill: UnsafeMutableRawPointer?
+    /// Where attributes, events and links have to end there.
+    var spillLimit: UnsafeMutableRawPointer?
+    var droppedAttributes: UInt32 = 0
     var statusCode = StatusCode.unset
     var statusMessage: [UInt8] = []
     var eventCount = 0

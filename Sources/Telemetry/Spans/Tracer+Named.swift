@@ -25,8 +25,9 @@ extension Tracer {
         let slab = core.slab()
         guard core.path != .off else { return core.unrecorded(slab, parent) }
         let parent = parent.flatMap { $0.isValid ? $0 : nil }
-        let (high, low) = parent.map { ($0.traceID.high, $0.traceID.low) } ?? slab.pointee.ids.nextTrace()
-        let traceID = TraceID(high: high, low: low)
+        let (high, low) =
+            parent.map { ($0.traceID.high.bigEndian, $0.traceID.low.bigEndian) } ?? slab.pointee.ids.nextTrace()
+        let traceID = TraceID(high: high.bigEndian, low: low.bigEndian)
         var result = SamplingResult(decision: .drop, traceState: parent?.traceState)
         if core.path == .simple {
             if core.sampler.isSampled(traceID: traceID, parent: parent) { result.decision = .recordAndSample }
@@ -36,14 +37,15 @@ extension Tracer {
                     traceID: traceID, parent: parent, name: name, kind: kind, attributes: attributes,
                     links: links.map(\.context)))
         }
-        let random = parent.map { $0.traceFlags.rawValue & TraceFlags.random.rawValue } ?? TraceFlags.random.rawValue
+        let random = parent.map { $0.traceFlags.rawValue & TraceFlags.randomBit } ?? TraceFlags.randomBit
         guard result.decision != .drop else {
             return core.sampledOut(slab, traceID, flags: random, result.traceState)
         }
         let isSampled = result.decision == .recordAndSample
         let span = record(
-            slab, "", kind, high, low, parent: parent?.spanID.rawValue ?? 0, isParentRemote: parent?.isRemote ?? false,
-            flags: isSampled ? random | 1 : random, result.traceState, instant)
+            slab, kind, wireHigh: high, wireLow: low, wireParent: parent?.spanID.rawValue.bigEndian ?? 0,
+            isParentRemote: parent?.isRemote ?? false, flags: isSampled ? random | 1 : random, result.traceState,
+            (instant ?? Clock.now()).unixNano)
         guard let slot = span.slot else { return span }
         slot.pointee.isRecordOnly = !isSampled
         SpanFields.writeName(slot, name)
@@ -61,7 +63,7 @@ extension TracerCore {
     ) -> Span {
         let seed = slab.pointee.seed &+ SpanSlab.bump(slab, .sampledOut)
         return Span(
-            slot: nil, word: 0, flags: flags, ids: .seededSpan, high: traceID.high, low: traceID.low, id: seed,
-            traceState: traceState)
+            slot: nil, word: 0, flags: flags, ids: .seededSpan, wireHigh: traceID.high.bigEndian,
+            wireLow: traceID.low.bigEndian, wireID: seed, traceState: traceState)
     }
 }

@@ -25,54 +25,81 @@ public struct Tracer: Sendable {
     /// - Parameter name: names the operation, not the case: ids belong in attributes.
     /// - Parameter parent: the span that this one belongs to; nil begins a trace.
     /// - Parameter instant: when it started; now, if nil. A neighbour's end saves a look at the clock.
-    @inlinable
+    // Expanded in place for what a tracer that never samples does; the rest is a call.
+    @inlinable @inline(__always)
     public func startSpan(
         _ name: StaticString, kind: SpanKind = .internal, parent: SpanContext? = nil, at instant: Instant? = nil
     ) -> Span {
-        let slab = core.slab()
-        if core.path != .simple {
-            return core.path == .off
-                ? core.unrecorded(slab, parent)
-                : startSpan(named: name.description, kind: kind, parent: parent, at: instant)
+        guard core.path == .simple else {
+            if core.path == .off, parent == nil, let slab = core.knownSlab { return core.unrecorded(slab) }
+            return startUnusual(name, kind, parent, instant)
         }
-        let high: UInt64
-        let low: UInt64
-        if let parent, parent.isValid {
-            (high, low) = (parent.traceID.high, parent.traceID.low)
-            guard core.sampler.isSampled(traceID: parent.traceID, parent: parent) else {
-                return core.unrecorded(slab, parent)
-            }
-            return record(
-                slab, name, kind, high, low, parent: parent.spanID.rawValue, isParentRemote: parent.isRemote,
-                // A parent's random flag is passed on as it came.
-                flags: parent.traceFlags.rawValue & TraceFlags.random.rawValue | 1, parent.traceState, instant)
-        }
-        (high, low) = slab.pointee.ids.nextTrace()
-        guard core.sampler.isSampled(traceID: TraceID(high: high, low: low), parent: nil) else {
-            return core.unrecorded(slab, nil)
-        }
-        return record(
-            slab, name, kind, high, low, parent: 0, isParentRemote: false, flags: TraceFlags.random.rawValue | 1, nil,
-            instant)
+        let start = (instant ?? Clock.now()).unixNano
+        let span = parent.map { startChild(kind, $0, start) } ?? startRoot(kind, start)
+        if let slot = span.slot { SpanFields.name(slot, name) }
+        return span
     }
 
-    @inlinable @inline(__always)
+    // The clock is read by the caller, so that these two have no call on their way.
+
+    /// A span without a parent and without a name, where only ids are looked at.
+    @usableFromInline @inline(never)
+    func startRoot(_ kind: SpanKind, _ startUnixNano: UInt64) -> Span {
+        guard let slab = core.knownSlab else { return startFirst(kind, startUnixNano) }
+        let (high, low) = slab.pointee.ids.nextTrace()
+        guard core.sampler.isSampled(traceID: TraceID(high: high.bigEndian, low: low.bigEndian), parent: nil) else {
+            return core.unrecorded(slab)
+        }
+        return record(
+            slab, kind, wireHigh: high, wireLow: low, wireParent: 0, isParentRemote: false,
+            flags: TraceFlags.randomBit | 1, nil, startUnixNano)
+    }
+
+    /// The thread's first span.
+    @inline(never)
+    private func startFirst(_ kind: SpanKind, _ startUnixNano: UInt64) -> Span {
+        _ = core.slab()
+        return startRoot(kind, startUnixNano)
+    }
+
+    @usableFromInline @inline(never)
+    func startChild(_ kind: SpanKind, _ parent: SpanContext, _ startUnixNano: UInt64) -> Span {
+        guard parent.isValid else { return startRoot(kind, startUnixNano) }
+        let slab = core.slab()
+        guard core.sampler.isSampled(traceID: parent.traceID, parent: parent) else {
+            return core.unrecorded(slab, parent)
+        }
+        return record(
+            slab, kind, wireHigh: parent.traceID.high.bigEndian, wireLow: parent.traceID.low.bigEndian,
+            wireParent: parent.spanID.rawValue.bigEndian, isParentRemote: parent.isRemote,
+            // A parent's random flag is passed on as it came.
+            flags: parent.traceFlags.rawValue & TraceFlags.randomBit | 1, parent.traceState, startUnixNano)
+    }
+
+    @usableFromInline @inline(never)
+    func startUnusual(_ name: StaticString, _ kind: SpanKind, _ parent: SpanContext?, _ instant: Instant?) -> Span {
+        core.path == .off
+            ? core.unrecorded(core.slab(), parent)
+            : startSpan(named: name.description, kind: kind, parent: parent, at: instant)
+    }
+
+    @inline(__always)
     func record(
-        _ slab: UnsafeMutablePointer<SpanSlab>, _ name: StaticString, _ kind: SpanKind, _ high: UInt64, _ low: UInt64,
-        parent: UInt64, isParentRemote: Bool, flags: UInt8, _ traceState: TraceState?, _ instant: Instant?
+        _ slab: UnsafeMutablePointer<SpanSlab>, _ kind: SpanKind, wireHigh: UInt64, wireLow: UInt64, wireParent: UInt64,
+        isParentRemote: Bool, flags: UInt8, _ traceState: TraceState?, _ startUnixNano: UInt64
     ) -> Span {
         SpanSlab.bump(slab, .started)
         let id = slab.pointee.ids.nextNonZero()
-        let slot = SpanSlab.claim(slab)
+        let claimed = SpanSlab.claim(slab)
         let span = Span(
             // Without a slot the context stays sampled: what follows belongs to a sampled trace, though this span of it
             // is lost.
-            slot: slot, word: slot.map { SpanSlot.state($0).load() } ?? 0, flags: flags, ids: .made, high: high,
-            low: low, id: id, traceState: traceState)
-        if let slot {
+            slot: claimed?.slot, word: claimed?.word ?? 0, flags: flags, ids: .made, wireHigh: wireHigh,
+            wireLow: wireLow, wireID: id, traceState: traceState)
+        if let slot = claimed?.slot {
             SpanFields.begin(
-                slot, slab, span, parent: parent, isParentRemote: isParentRemote, kind: kind, name: name, scope: scope,
-                startUnixNano: (instant ?? Clock.now()).unixNano)
+                slot, slab, span, wireParent: wireParent, isParentRemote: isParentRemote, kind: kind, scope: scope,
+                startUnixNano: startUnixNano)
         }
         return span
     }
@@ -106,33 +133,38 @@ final class TracerCore: Sendable {
         collectorID = collector.id
     }
 
-    /// The running thread's slab. Asked for at every span: the thread may be another one after a suspension.
+    /// The running thread's slab, if it has one. Asked for at every span: the thread may be another one after a
+    /// suspension.
     @inlinable @inline(__always)
-    func slab() -> UnsafeMutablePointer<SpanSlab> {
-        if let pointer = isotherm_thread_slab() {
-            let slab = pointer.assumingMemoryBound(to: SpanSlab.self)
-            if slab.pointee.owner == collectorID { return slab }
-        }
-        return collector.slabForThisThread()
+    var knownSlab: UnsafeMutablePointer<SpanSlab>? {
+        guard let pointer = isotherm_thread_slab() else { return nil }
+        let slab = pointer.assumingMemoryBound(to: SpanSlab.self)
+        return slab.pointee.owner == collectorID ? slab : nil
     }
 
-    /// A span that is not sampled. Its ids are made when somebody asks for them.
+    @inline(__always)
+    func slab() -> UnsafeMutablePointer<SpanSlab> { knownSlab ?? collector.slabForThisThread() }
+
+    /// A span that is not sampled, and has no parent. Its ids are made when somebody asks for them.
     @inlinable @inline(__always)
+    func unrecorded(_ slab: UnsafeMutablePointer<SpanSlab>) -> Span {
+        Span(
+            slot: nil, word: 0, flags: TraceFlags.randomBit, ids: .seededTrace,
+            wireHigh: slab.pointee.seed &+ SpanSlab.bump(slab, .sampledOut), wireLow: 0, wireID: 0, traceState: nil)
+    }
+
+    /// The same with a parent that may be valid.
     func unrecorded(_ slab: UnsafeMutablePointer<SpanSlab>, _ parent: SpanContext?) -> Span {
+        guard let parent, parent.isValid else { return unrecorded(slab) }
         let seed = slab.pointee.seed &+ SpanSlab.bump(slab, .sampledOut)
-        guard let parent, parent.isValid else {
-            return Span(
-                slot: nil, word: 0, flags: TraceFlags.random.rawValue, ids: .seededTrace, high: seed, low: 0, id: 0,
-                traceState: nil)
-        }
-        let (high, low) = (parent.traceID.high, parent.traceID.low)
+        let (high, low) = (parent.traceID.high.bigEndian, parent.traceID.low.bigEndian)
         if isPassingThrough {
             return Span(
                 slot: nil, word: 0, flags: parent.traceFlags.rawValue, ids: parent.isRemote ? .remote : .made,
-                high: high, low: low, id: parent.spanID.rawValue, traceState: parent.traceState)
+                wireHigh: high, wireLow: low, wireID: parent.spanID.rawValue.bigEndian, traceState: parent.traceState)
         }
         return Span(
-            slot: nil, word: 0, flags: parent.traceFlags.rawValue & TraceFlags.random.rawValue, ids: .seededSpan,
-            high: high, low: low, id: seed, traceState: parent.traceState)
+            slot: nil, word: 0, flags: parent.traceFlags.rawValue & TraceFlags.randomBit, ids: .seededSpan,
+            wireHigh: high, wireLow: low, wireID: seed, traceState: parent.traceState)
     }
 }
