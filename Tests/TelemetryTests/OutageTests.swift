@@ -146,6 +146,27 @@ struct OutageTests {
         #expect(sdk.ledger.exported + (sdk.ledger.dropped[.queueFull] ?? 0) == 3_000)
     }
 
+    @Test("a disk that is full drops the oldest, counts them, and gives back the rest in order")
+    func fullDisk() throws {
+        defer { remove() }
+        let port = Peers.freePort()
+        // More spans than 256 KiB hold, in files of 64 KiB.
+        let child = try TortureChild("full", "256", "5000", port: port, directory: directory, maxBytes: 1 << 20)
+        let disk = try child.process.waitForLine("disk ")
+        let filled = try child.process.waitForLine("full ")
+        let receiver = try Receiver(port: port)
+        defer { receiver.stop() }
+        let ledger = try child.process.waitForLine("ledger ")
+        let indices = try indices(receiver.bodies)
+        let dropped = 5_000 - indices.count
+        #expect(ledger.contains("exported \(indices.count) ") && ledger.contains("queue_full \(dropped),"), "\(ledger)")
+        #expect(filled.contains("queue_full \(dropped),") && filled.contains("queued \(indices.count)"), "\(filled)")
+        // Nothing is missing in between: the oldest made way.
+        #expect(indices == Array(dropped..<5_000))
+        // A limit for files (ulimit -f) only makes more of them.
+        #expect(disk == "tmpfs" ? dropped > 1_000 && indices.count > 1_000 : dropped == 0, "\(disk): \(dropped)")
+    }
+
     @Test("a process that is killed loses nothing that was written, and repeats at most one batch for each time")
     func killed() throws {
         defer { remove() }
@@ -227,7 +248,7 @@ struct OutageTests {
 struct TortureChild {
     let process: ChildProcess
 
-    init(_ arguments: String..., port: Int, directory: String, delay: Int = 20) throws {
+    init(_ arguments: String..., port: Int, directory: String, delay: Int = 20, maxBytes: Int = 1 << 30) throws {
         process = try ChildProcess(
             URL(fileURLWithPath: IsothermProcess.executable).deletingLastPathComponent()
                 .appendingPathComponent("TelemetryTorture").path, arguments,
@@ -235,7 +256,8 @@ struct TortureChild {
                 "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:\(port)/v1/traces",
                 "OTEL_BSP_SCHEDULE_DELAY": "\(delay)",
                 "OTEL_BSP_MAX_QUEUE_SIZE": "8192", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100",
-                "ISOTHERM_TELEMETRY_QUEUE_DIR": directory, "TORTURE_MAX_BACKOFF": "100",
+                "ISOTHERM_TELEMETRY_QUEUE_DIR": directory,
+                "ISOTHERM_TELEMETRY_QUEUE_MAX_BYTES": "\(maxBytes)", "TORTURE_MAX_BACKOFF": "100",
             ])
     }
 

@@ -1,6 +1,7 @@
 // A service whose spans the tests and the outage benchmark follow: configured by OTEL_* variables, killed and forked.
 //
 //     TelemetryTorture run SPANS_PER_SECOND SECONDS     numbered spans at that rate, then a shutdown
+//     TelemetryTorture full KIB SPANS                   the disk queue on a disk of that size; a shutdown
 //     TelemetryTorture fork                             two spans; a forked child ends the SDK before its parent does
 //
 // Prints a line `started N stored N rss-kib N` each 50 ms, and at the end `ledger …` and `recovered …`.
@@ -51,6 +52,44 @@ func forkProcess() -> Int32 {
     return unsafeBitCast(symbol, to: (@convention(c) () -> Int32).self)()
 }
 
+/// A disk of its own for the rest of this process, in a mount namespace that ends with it. Where the process may not
+/// mount, each file is limited instead, to a part of the size.
+func makeSmallDisk(_ directory: String, kib: Int) -> String {
+    mkdir(directory, 0o700)
+    // Hidden from Swift, or only in headers that it does not read.
+    let newNamespaces: Int32 = 0x0002_0000 | (geteuid() == 0 ? 0 : 0x1000_0000)
+    let recursivePrivate: UInt = 0x4000 | 1 << 18
+    typealias Unshare = @convention(c) (Int32) -> Int32
+    typealias Mount =
+        @convention(c) (UnsafePointer<CChar>, UnsafePointer<CChar>, UnsafePointer<CChar>?, UInt, UnsafePointer<CChar>?)
+        -> Int32
+    if let unshare = dlsym(nil, "unshare").map({ unsafeBitCast($0, to: Unshare.self) }),
+        let mount = dlsym(nil, "mount").map({ unsafeBitCast($0, to: Mount.self) }),
+        unshare(newNamespaces) == 0, mount("none", "/", nil, recursivePrivate, nil) == 0,
+        mount("tmpfs", directory, "tmpfs", 0, "size=\(kib)k") == 0
+    {
+        return "tmpfs"
+    }
+    signal(SIGXFSZ, SIG_IGN)
+    var limit = rlimit(rlim_cur: rlim_t(kib * 1024 / 16), rlim_max: rlim_t(kib * 1024 / 16))
+    setrlimit(__rlimit_resource_t(UInt32(RLIMIT_FSIZE.rawValue)), &limit)
+    return "file limit"
+}
+
+/// Spans in groups, each of which is on disk or lost before the next.
+func fill(_ sdk: TelemetrySDK, _ total: Int) {
+    var made = 0
+    while made < total {
+        for _ in 0..<100 {
+            let span = sdk.tracer.startSpan("numbered")
+            span.setAttribute("index", made)
+            span.end()
+            made += 1
+        }
+        while sdk.ledger.totalDropped + sdk.diskQueueStatus.items < UInt64(made) { usleep(1_000) }
+    }
+}
+
 var environment: [String: String] = [:]
 for name in [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE",
@@ -64,9 +103,15 @@ if let limit = environment["TORTURE_MAX_BACKOFF"].flatMap({ Int($0) }) {
     configuration.tracesExporter.maxBackoff = .milliseconds(limit)
 }
 for warning in warnings { say("warning \(warning)") }
+let arguments = CommandLine.arguments.dropFirst()
+if arguments.first == "full", arguments.count == 3, let directory = environment["ISOTHERM_TELEMETRY_QUEUE_DIR"],
+    let kib = Int(arguments[2])
+{
+    // Before the first thread.
+    say("disk \(makeSmallDisk(directory, kib: kib))")
+}
 let sdk = TelemetrySDK(configuration: configuration)
 
-let arguments = CommandLine.arguments.dropFirst()
 switch arguments.first {
 case "run" where arguments.count == 3:
     guard let rate = Int(arguments[2]), let seconds = Double(arguments[3]) else { exit(64) }
@@ -75,6 +120,12 @@ case "run" where arguments.count == 3:
     say("rss-kib \(residentKiB())")
     say("recovered \(sdk.recoveredLedger)")
     say("undelivered \(report.undelivered) stored \(sdk.diskQueueStatus.items)")
+    say("ledger \(sdk.ledger)")
+case "full" where arguments.count == 3:
+    guard let total = Int(arguments[3]) else { exit(64) }
+    fill(sdk, total)
+    say("full \(sdk.ledger)")
+    say("undelivered \(sdk.shutdown(deadline: .seconds(60)).undelivered) stored \(sdk.diskQueueStatus.items)")
     say("ledger \(sdk.ledger)")
 case "fork":
     for index in 0..<2 {

@@ -3,8 +3,8 @@ import Glibc
 /// Batches on disk, first in, first out: segment files in a directory that one process at a time holds. Belongs to one
 /// thread.
 ///
-/// A batch is deleted after its answer: a crash in between repeats that one batch. What `sync` has returned for survives
-/// a loss of power, what `append` has returned for survives the end of the process.
+/// A batch is deleted after its answer: a crash in between repeats that one batch. What `append` has returned for survives
+/// the end of the process, and a loss of power once the disk has it: `sync` begins that and does not wait.
 final class DiskQueue {
     /// Items that are lost, and why.
     struct Loss {
@@ -24,6 +24,7 @@ final class DiskQueue {
     private let maxBytes: Int
     private let maxSegmentBytes: Int
     private let lock: Int32
+    private let syncer = DiskSyncer()
     private var segments: [DiskSegment] = []
     private var nextNumber: UInt64 = 1
     private var losses: [Loss] = []
@@ -105,6 +106,8 @@ final class DiskQueue {
                 self.itemCount += record.itemCount
                 return
             } catch {
+                // As large as a file may be (`ulimit -f`): the next one.
+                if error.number == EFBIG, let last = segments.last, last.end > 0 { continue }
                 // The disk is full: the oldest makes way here as well.
                 guard error.number == ENOSPC || error.number == EDQUOT, segments.count > 1 else { throw error }
                 dropOldestSegment()
@@ -112,13 +115,19 @@ final class DiskQueue {
         }
     }
 
-    /// Makes what was appended survive a loss of power.
+    /// Begins to make what was appended survive a loss of power.
     func sync() {
-        for segment in segments where segment.needsSync { segment.sync() }
+        for segment in segments where segment.needsSync {
+            segment.isSyncing()
+            syncer.sync(segment.file)
+        }
     }
 
     private func tail(for record: DiskRecord) throws(SystemError) -> DiskSegment {
-        if let last = segments.last, !last.isRecovered, last.end + record.totalBytes <= maxSegmentBytes { return last }
+        if let last = segments.last, !last.isRecovered, !last.isAtLimit, last.end + record.totalBytes <= maxSegmentBytes
+        {
+            return last
+        }
         let segment = try DiskSegment(path: Self.path(directory, nextNumber), isRecovered: false)
         nextNumber += 1
         segments.append(segment)
@@ -228,7 +237,6 @@ final class DiskQueue {
     private func syncDirectory() {
         let descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
-        fsync(descriptor)
-        close(descriptor)
+        syncer.sync(DiskFile(descriptor))
     }
 }

@@ -19,7 +19,7 @@ final class DiskSegment {
     let path: String
     /// Written by an earlier process.
     let isRecovered: Bool
-    private let descriptor: Int32
+    let file: DiskFile
     /// Bytes in the file.
     private(set) var end: Int
     /// Where the first record stands that is not done with.
@@ -27,18 +27,19 @@ final class DiskSegment {
     /// In records that are not done with.
     private(set) var itemsLeft = 0
     private(set) var needsSync = false
+    /// The process may not make files that are larger.
+    private(set) var isAtLimit = false
 
     /// Opens a file that an earlier process left, or makes a new one.
     init(path: String, isRecovered: Bool) throws(SystemError) {
         self.path = path
         self.isRecovered = isRecovered
-        descriptor = open(path, O_RDWR | O_CLOEXEC | (isRecovered ? 0 : O_CREAT | O_EXCL), 0o600)
+        let descriptor = open(path, O_RDWR | O_CLOEXEC | (isRecovered ? 0 : O_CREAT | O_EXCL), 0o600)
         guard descriptor >= 0 else { throw SystemError("cannot open \(path)") }
+        file = DiskFile(descriptor)
         end = max(0, Int(lseek(descriptor, 0, SEEK_END)))
         if isRecovered { countItems() }
     }
-
-    deinit { close(descriptor) }
 
     var isEmpty: Bool { head >= end }
 
@@ -51,7 +52,8 @@ final class DiskSegment {
         let isWritten = record.withHeader { write($0, at: end) && write(body, at: end + DiskRecord.headerBytes) }
         guard isWritten else {
             let cause = SystemError("cannot write \(path)")
-            ftruncate(descriptor, off_t(end))
+            ftruncate(file.descriptor, off_t(end))
+            isAtLimit = cause.number == EFBIG
             throw cause
         }
         end += record.totalBytes
@@ -59,15 +61,13 @@ final class DiskSegment {
         needsSync = true
     }
 
-    func sync() {
-        fdatasync(descriptor)
-        needsSync = false
-    }
+    /// What was written so far is being made to survive a loss of power.
+    func isSyncing() { needsSync = false }
 
     private func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) -> Bool {
         var written = 0
         while written < bytes.count, let start = bytes.baseAddress {
-            let count = pwrite(descriptor, start + written, bytes.count - written, off_t(offset + written))
+            let count = pwrite(file.descriptor, start + written, bytes.count - written, off_t(offset + written))
             if count < 0, errno == EINTR { continue }
             guard count > 0 else {
                 if count == 0 { errno = ENOSPC }
@@ -144,7 +144,7 @@ final class DiskSegment {
     private func read(_ buffer: UnsafeMutableRawBufferPointer, at offset: Int) -> Int {
         var filled = 0
         while filled < buffer.count, let start = buffer.baseAddress {
-            let count = pread(descriptor, start + filled, buffer.count - filled, off_t(offset + filled))
+            let count = pread(file.descriptor, start + filled, buffer.count - filled, off_t(offset + filled))
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { break }
             filled += count
