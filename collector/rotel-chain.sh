@@ -120,7 +120,7 @@ wait_for rotel "$pid_rotel" "$work/rotel.log" curl -sS --max-time 2 -o /dev/null
 env -u OTEL_EXPORTER_OTLP_TRACES_ENDPOINT -u OTEL_TRACES_SAMPLER \
     OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:$rotel_port" OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf \
     OTEL_SERVICE_NAME=isotherm-chain OTEL_BSP_MAX_EXPORT_BATCH_SIZE=512 OTEL_BSP_SCHEDULE_DELAY=1000 \
-    "$isotherm" serve --listen "127.0.0.1:$a_port" --data "$work/a" >"$work/a.log" 2>&1 &
+    "$isotherm" serve --listen "127.0.0.1:$a_port" --data "$work/a" --set delivery.acknowledgement_probes=0 >"$work/a.log" 2>&1 &
 pid_a=$!
 wait_for "isotherm A" "$pid_a" "$work/a.log" curl -fsS --max-time 2 "$a/livez"
 

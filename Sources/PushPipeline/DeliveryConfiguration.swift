@@ -35,5 +35,17 @@ public struct DeliveryConfiguration: Sendable {
     /// wait for the disk.
     public var afterDurable = false
 
+    /// Questions to the kernel per second and loop about what devices' kernels have acknowledged, each about 1 µs. Zero
+    /// asks none. Default 1,000, so a thousandth of a core.
+    public var acknowledgementProbesPerSecond = 1_000
+    /// What is remembered of deliveries, for each tenant and loop: broadcasts and acknowledgements (24 bytes each), and
+    /// connections that are gone (about 250). Default 16,384 and 4,096.
+    public var journalBroadcasts = 16_384
+    public var journalSessions = 4_096
+    /// Receipts of devices that are remembered for each tenant (about 100 bytes each). Default 65,536.
+    public var journalReceipts = 65_536
+    /// Devices of a tenant whose clocks are followed. Default 100,000.
+    public var maxDeviceClocks = 100_000
+
     public init() {}
 }

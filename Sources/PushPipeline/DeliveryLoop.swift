@@ -7,10 +7,13 @@ public protocol DeliveryLoop: AnyObject, Sendable {
 /// The socket of one device, as the hub sees it. Called on the connection's loop only.
 ///
 /// The hub sends straight to `descriptor`, which never blocks. Only when the kernel takes less than all does the rest go
-/// through `write`, and nothing else is sent until that completes.
+/// through `write`, and nothing else is sent until that completes. A transport behind a codec (TLS, HTTP/2) has no such
+/// descriptor, and gets all through `write`.
 public protocol DeviceTransport: AnyObject {
-    /// Valid until the hub is told, on the loop, that the subscription ended.
+    /// Valid until the hub is told, on the loop, that the subscription ended; negative where bytes need a codec.
     var descriptor: Int32 { get }
+    /// The socket below, for the kernel's account of what the device's kernel has; negative where it is not known.
+    var probedDescriptor: Int32 { get }
     /// Calls back on the loop, never before it returns: true when the kernel has taken every byte, false when the
     /// connection is gone.
     func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void)

@@ -21,6 +21,7 @@ public final class DeliveryRecorder {
     private let deliverStage: StageID
     private let replayStage: StageID
     private let receiveStage: StageID
+    private let acknowledgeStage: StageID
     private let gatewayStage: StageID
     private let streamStage: StageID
 
@@ -68,6 +69,7 @@ public final class DeliveryRecorder {
         let deliverDuration: Histogram
         let replayDuration: Histogram
         let receiveDuration: Histogram
+        let acknowledgeDuration: Histogram
 
         init(
             tenant: String, groupName: String, separatesTenants: Bool, heatmap: HeatmapEngine, metrics: PipelineMetrics
@@ -78,6 +80,7 @@ public final class DeliveryRecorder {
             deliverDuration = metrics.duration(.deliver, group: groupName)
             replayDuration = metrics.duration(.replay, group: groupName)
             receiveDuration = metrics.duration(.receive, group: groupName)
+            acknowledgeDuration = metrics.duration(.acknowledge, group: groupName)
         }
     }
 
@@ -94,6 +97,7 @@ public final class DeliveryRecorder {
         deliverStage = heatmap.stage(PipelineStage.deliver.rawValue)
         replayStage = heatmap.stage(PipelineStage.replay.rawValue)
         receiveStage = heatmap.stage(PipelineStage.receive.rawValue)
+        acknowledgeStage = heatmap.stage(PipelineStage.acknowledge.rawValue)
         gatewayStage = heatmap.stage(PipelineStage.gateway.rawValue)
         streamStage = heatmap.stage(PipelineStage.stream.rawValue)
     }
@@ -109,6 +113,9 @@ public final class DeliveryRecorder {
     }
 
     // MARK: A broadcast
+
+    /// When the broadcast under way, or the last one, began.
+    var begunUnixNano: UInt64 { startedAt.unixNano }
 
     func begin(_ events: [StoredEvent], tenant: String) {
         self.events = events
@@ -240,14 +247,44 @@ public final class DeliveryRecorder {
         single.removeAll(keepingCapacity: true)
     }
 
-    /// A device's own word that it has received an event.
-    public func received(_ event: StoredEvent, tenant: String, group: Int, atUnixNano: UInt64) {
+    // MARK: Proof of delivery
+
+    /// The kernel of a device has acknowledged an event.
+    func acknowledged(_ event: StoredEvent, by subscription: Subscription, atUnixNano: UInt64) {
+        let tenant = subscription.tenant.channel.tenant.name
+        let instruments = instruments(tenant: tenant, group: subscription.group)
+        proved(
+            event, acknowledgeStage, "acknowledge", instruments, instruments.acknowledgeDuration, tenant: tenant,
+            device: subscription.device, atUnixNano: atUnixNano)
+    }
+
+    /// A device's own word that it has received an event, its clock corrected.
+    public func received(_ event: StoredEvent, tenant: String, group: Int, device: String?, atUnixNano: UInt64) {
         let instruments = instruments(tenant: tenant, group: group)
-        let latency = atUnixNano - event.acceptedUnixNano
+        proved(
+            event, receiveStage, "receive", instruments, instruments.receiveDuration, tenant: tenant, device: device,
+            atUnixNano: atUnixNano)
+    }
+
+    /// Under the policy `summary` every one leaves as a span too: they are sampled, or the devices' own reports.
+    private func proved(
+        _ event: StoredEvent, _ stage: StageID, _ name: StaticString, _ instruments: Instruments,
+        _ duration: Histogram, tenant: String, device: String?, atUnixNano: UInt64
+    ) {
+        let latency = atUnixNano > event.acceptedUnixNano ? atUnixNano - event.acceptedUnixNano : 0
+        let parent = event.parent
         heatmap.record(
-            stage: receiveStage, group: instruments.heatmapGroup, endUnixNano: atUnixNano, latencyNano: latency,
-            traceID: event.parent.map { ($0.traceID.high, $0.traceID.low) })
-        instruments.receiveDuration.record(nanoseconds: latency)
+            stage: stage, group: instruments.heatmapGroup, endUnixNano: atUnixNano, latencyNano: latency,
+            traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
+        duration.record(nanoseconds: latency)
+        guard policy != .none, tracer.isRecording, let parent, parent.isSampled else { return }
+        let span = tracer.startSpan(
+            name, kind: .consumer, parent: parent, at: Instant(unixNano: event.acceptedUnixNano))
+        self.tenant = tenant
+        describe(span, event, instruments, name)
+        if let device { span.setAttribute("device.id", device) }
+        span.setAttribute("isotherm.latency_ns", Int64(clamping: latency))
+        span.end(at: Instant(unixNano: atUnixNano))
     }
 
     // MARK: Spans

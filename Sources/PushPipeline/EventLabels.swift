@@ -7,18 +7,30 @@ public enum EventLabels {
     public static let maxGroupBytes = 64
     public static let maxDeviceBytes = 128
 
-    /// A topic is 1 to 128 of `[A-Za-z0-9._-]` and does not begin with a dot.
+    /// A topic is 1 to 128 of `[A-Za-z0-9._-]`: tokens with single dots between.
     public static func validateTopic(_ topic: String) throws(GatewayError) {
         let bytes = topic.utf8
-        guard !bytes.isEmpty, bytes.count <= maxTopicBytes, bytes.first != UInt8(ascii: "."),
-            bytes.allSatisfy(isTopicByte)
+        guard !bytes.isEmpty, bytes.count <= maxTopicBytes, bytes.first != dot, bytes.last != dot,
+            bytes.allSatisfy(isTopicByte), !topic.contains("..")
         else {
             throw GatewayError(
                 code: .invalidTopic,
                 cause: "topic \(quoted(topic)) is not 1 to \(maxTopicBytes) characters of A-Z a-z 0-9 . _ - "
-                    + "that begin with no dot")
+                    + "without a dot at an end or two in a row")
         }
     }
+
+    /// What a device may listen to: a topic, or a pattern of topics (`TopicPattern`), of the same characters.
+    public static func validatePattern(_ pattern: String) throws(GatewayError) {
+        guard pattern.utf8.allSatisfy({ isTopicByte($0) || $0 == UInt8(ascii: "*") || $0 == UInt8(ascii: ">") }) else {
+            throw GatewayError(
+                code: .invalidTopic,
+                cause: "topic \(quoted(pattern)) has other characters than A-Z a-z 0-9 . _ - and, in a pattern, * and >"
+            )
+        }
+    }
+
+    private static let dot = UInt8(ascii: ".")
 
     /// A label of printable text: 1 to `limit` bytes without control characters.
     public static func validate(_ value: String, named name: String, limit: Int) throws(GatewayError) {

@@ -53,7 +53,7 @@ public final class Hub: Sendable {
             TenantChannel.LoopSignal(loop: hubLoop.loop) { hubLoop.pump($0) }
         }
         let channel = TenantChannel(
-            tenant: tenant, stream: stream, afterDurable: configuration.afterDurable, signals: signals)
+            tenant: tenant, stream: stream, configuration: configuration, signals: signals)
         return channels.withLock { channels in
             if let other = channels[tenant.name] { return other }
             channels[tenant.name] = channel
@@ -85,6 +85,9 @@ public final class Hub: Sendable {
         connections.subtract(1, ordering: .relaxed)
         tenant.closeConnection()
     }
+
+    /// A loop for a stream whose connection belongs to none of them.
+    public var anyLoop: HubLoop { loops[Int.random(in: 0..<loops.count)] }
 
     /// For deliveries that do not go through a loop. Belongs to whoever asked for it.
     public func makeRecorder() -> DeliveryRecorder { newRecorder() }

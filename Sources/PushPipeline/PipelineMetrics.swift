@@ -5,6 +5,8 @@ public enum PipelineStage: String, Sendable, CaseIterable {
     case produce, gateway, stream, deliver
     /// From acceptance to the device's own receipt.
     case receive
+    /// From acceptance to the device's kernel's acknowledgement, of sampled deliveries.
+    case acknowledge
     /// An event that is older than the connection that got it.
     case replay
 }
@@ -30,6 +32,10 @@ public final class PipelineMetrics: Sendable {
     private let quotaRejections: CounterFamily
     private let resetEvents: CounterFamily
     private let receiptsReceived: CounterFamily
+    private let acknowledgementOutcomes: CounterFamily
+    let eventsConflated: Counter
+    private let clockUncertainty: Histogram
+    private let clocksSet: Counter
 
     /// Upper edges in seconds; the heatmap's levels (50, 100 and 200 ms) are among them.
     private static let durationBounds: HistogramBounds = [
@@ -75,6 +81,19 @@ public final class PipelineMetrics: Sendable {
             "isotherm_resets_total", help: "Cursors that could not be continued, by reason.", labels: ["reason"])
         receiptsReceived = registry.counter(
             "isotherm_receipts_total", help: "Devices' receipts by outcome.", labels: ["outcome"])
+        acknowledgementOutcomes = registry.counter(
+            "isotherm_acknowledgements_total",
+            help: "Deliveries that were followed until the device's kernel had them, by outcome.", labels: ["outcome"])
+        eventsConflated = registry.counter(
+            "isotherm_events_conflated_total",
+            help: "Events that were not sent to a device that was behind, since a later one with the same key was.")
+        clockUncertainty = registry.histogram(
+            "isotherm_device_clock_uncertainty_seconds",
+            help: "By how much a device's clock, corrected for its receipts, may be wrong.",
+            bounds: Self.durationBounds)
+        clocksSet = registry.counter(
+            "isotherm_device_clock_steps_total", help: "Devices' clocks that contradicted what was known of them.")
+        for outcome in ["acknowledged", "unconfirmed", "closed"] { _ = acknowledgementOutcomes.with(outcome) }
         for reason in CloseReason.allCases { _ = connectionsClosed.with(reason.rawValue) }
         for reason in ["too_old", "foreign"] { _ = resetEvents.with(reason) }
         for outcome in ["accepted", "rejected"] { _ = receiptsReceived.with(outcome) }
@@ -109,6 +128,13 @@ public final class PipelineMetrics: Sendable {
     }
 
     public func resets(_ reason: String) { resetEvents.with(reason).add() }
+
+    func acknowledgements(_ outcome: String) { acknowledgementOutcomes.with(outcome).add() }
+
+    public func deviceClock(_ clock: DeviceClock, wasSet: Bool) {
+        if let estimate = clock.estimate { clockUncertainty.record(nanoseconds: estimate.uncertaintyNano) }
+        if wasSet { clocksSet.add() }
+    }
 
     public func receipts(accepted: UInt64, rejected: UInt64) {
         receiptsReceived.with("accepted").add(accepted)

@@ -3,19 +3,24 @@ import EventStreams
 /// What a device asked for.
 public struct SubscriptionRequest: Sendable {
     public var tenant: Tenant
-    /// Sorted and unique; at least one.
-    public var topics: [String]
+    public var filter: TopicFilter
     public var group: String
     public var device: String?
     /// Delivery begins after this offset; nil begins with the next event.
     public var after: UInt64?
+    /// While the device is behind, it gets of the events with one key only the latest of each page
+    /// (4,096 events of memory, 1 MiB of the log).
+    public var conflates: Bool
 
-    public init(tenant: Tenant, topics: [String], group: String, device: String?, after: UInt64?) {
+    public init(
+        tenant: Tenant, filter: TopicFilter, group: String, device: String?, after: UInt64?, conflates: Bool = false
+    ) {
         self.tenant = tenant
-        self.topics = topics
+        self.filter = filter
         self.group = group
         self.device = device
         self.after = after
+        self.conflates = conflates
     }
 }
 
@@ -38,33 +43,42 @@ public final class Subscription {
     /// When the transport took over; 0 when it holds nothing.
     var waitingSinceUnixNano: UInt64 = 0
     var lastSendUnixNano: UInt64
-    /// For several topics: an event has come that has not been sent yet.
+    /// For a follower of the log: an event that it wants has come after `position` and has not been sent yet.
     var isDue = false
 
     let tenant: LoopTenant
+    /// The topics that the filter names; empty where it has a pattern.
     let topics: [LoopTopic]
-    let group: Int
-    let device: String?
-    let connectedUnixNano: UInt64
+    /// Gets broadcasts of its one topic; others follow the log, since one cursor needs one order over all their topics.
+    let isOfOneTopic: Bool
+    let conflates: Bool
+    /// What the journal keeps of this connection.
+    var session: DeviceSession
+    /// Up to here the journal knows when the socket got what this connection wants.
+    var writtenThrough: UInt64
     unowned let transport: any DeviceTransport
 
+    /// Events that are looked at in one turn; more where most of them are not sent.
+    var pageLimit: Int { conflates ? 4_096 : 256 }
+
+    var filter: TopicFilter { session.filter }
+    var group: Int { session.group }
+    var device: String? { session.device }
+    var connectedUnixNano: UInt64 { session.connectedUnixNano }
+
     init(
-        tenant: LoopTenant, topics: [LoopTopic], group: Int, device: String?, position: UInt64,
-        transport: any DeviceTransport, nowUnixNano: UInt64
+        tenant: LoopTenant, topics: [LoopTopic], session: DeviceSession, conflates: Bool,
+        transport: any DeviceTransport
     ) {
         self.tenant = tenant
         self.topics = topics
-        self.group = group
-        self.device = device
-        self.position = position
+        self.session = session
+        self.conflates = conflates
         self.transport = transport
-        connectedUnixNano = nowUnixNano
-        lastSendUnixNano = nowUnixNano
-    }
-
-    func wants(_ event: StoredEvent) -> Bool {
-        for topic in topics where topic.name == event.topic { return true }
-        return false
+        isOfOneTopic = topics.count == 1 && session.filter.types.isEmpty
+        position = session.startOffset
+        writtenThrough = session.startOffset
+        lastSendUnixNano = session.connectedUnixNano
     }
 }
 
@@ -81,17 +95,22 @@ struct LiveConnection {
 /// One topic of one tenant on one loop.
 final class LoopTopic {
     let name: String
-    /// Connections with this topic alone.
+    /// For all that want it alone: their filter's storage, once.
+    let filter: TopicFilter?
+    /// Connections that want this topic alone, and all of it.
     var live: [LiveConnection] = []
     /// All connections that want this topic, live or not, to know when it can go.
     var subscribers = 0
-    /// Connections with several topics: they follow the log, since one cursor needs one order over all their topics.
+    /// Followers of the log that name this topic.
     var followers: [ObjectIdentifier: Subscription] = [:]
     /// Events that wait for the end of the join interval, in order.
     var joined: [StoredEvent] = []
     var lastSendUnixNano: UInt64 = 0
 
-    init(name: String) { self.name = name }
+    init(name: String) {
+        self.name = name
+        filter = try? TopicFilter([name])
+    }
 }
 
 /// One tenant on one loop.
@@ -101,12 +120,16 @@ final class LoopTenant {
     var cursor: UInt64
     var topics: [String: LoopTopic] = [:]
     var subscriptions: [ObjectIdentifier: Subscription] = [:]
+    /// Followers of the log that name topics by a pattern.
+    var matchers: [ObjectIdentifier: Subscription] = [:]
+    let journal: DeliveryJournal
     /// Followers with something to send once their join interval ends.
     var due: [Subscription] = []
     var isTimerArmed = false
 
-    init(channel: TenantChannel, cursor: UInt64) {
+    init(channel: TenantChannel, cursor: UInt64, journal: DeliveryJournal) {
         self.channel = channel
+        self.journal = journal
         self.cursor = cursor
     }
 }

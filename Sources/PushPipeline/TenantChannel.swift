@@ -5,6 +5,8 @@ import Synchronization
 public final class TenantChannel: Sendable {
     public let tenant: Tenant
     public let stream: any EventStream
+    public let receipts: ReceiptBook
+    public let clocks: DeviceClocks
     /// Delivery waits until events are as durable as their topic asks.
     private let afterDurable: Bool
     private let signals: [LoopSignal]
@@ -30,10 +32,12 @@ public final class TenantChannel: Sendable {
         var cancelled: Set<Int> = []
     }
 
-    init(tenant: Tenant, stream: any EventStream, afterDurable: Bool, signals: [LoopSignal]) {
+    init(tenant: Tenant, stream: any EventStream, configuration: DeliveryConfiguration, signals: [LoopSignal]) {
         self.tenant = tenant
         self.stream = stream
-        self.afterDurable = afterDurable
+        afterDurable = configuration.afterDurable
+        receipts = ReceiptBook(limit: configuration.journalReceipts)
+        clocks = DeviceClocks(limit: configuration.maxDeviceClocks)
         self.signals = signals
         let wake: @Sendable () -> Void = { [weak self] in self?.wake() }
         let token = afterDurable ? stream.onDurable(wake) : stream.onAppend(wake)

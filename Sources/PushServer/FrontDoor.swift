@@ -219,7 +219,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
             return true
         }
-        if head.method == "GET", head.path == "/v1/events" || head.path.hasPrefix("/v1/events/"),
+        if head.method == "GET", Self.isOfTopics(head.path),
             head.contentLength ?? 0 == 0, let query = QueryString(head.query),
             RequestFields(query: query, field: { head.first($0) }).wantsStream
         {
@@ -409,6 +409,11 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
+    private static func isOfTopics(_ path: Substring) -> Bool {
+        path == "/v1/events"
+            || path.hasPrefix("/v1/events/") && !path.dropFirst("/v1/events/".count).contains("/")
+    }
+
     static func topic(inPath path: Substring) throws(GatewayError) -> String? {
         guard path.hasPrefix("/v1/events/") else { return nil }
         guard let topic = QueryString.decode(path.dropFirst("/v1/events/".count).utf8) else {
@@ -447,10 +452,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
         server.count(.listen, status: 200)
         let subscription = hubLoop.subscribe(
-            SubscriptionRequest(
-                tenant: request.tenant, topics: request.topics, group: request.group, device: request.device,
-                after: start.after),
-            channel: channel, opening: opening, transport: connection)
+            request.subscription(after: start.after), channel: channel, opening: opening, transport: connection)
         connection.subscription = subscription
         // The first bytes may have found the connection broken: then it has ended already, and nobody else ends this.
         if case .closed = state { hubLoop.unsubscribe(subscription, reason: .client) }

@@ -8,8 +8,8 @@ import PushPipeline
 import Synchronization
 import Telemetry
 
-/// `GET /v1/events…` through the general codec: JSON long poll, and event streams on connections that have carried an
-/// ordinary request before (a browser reuses them). Follows the log by reading it, so nothing is queued here either.
+/// `GET /v1/events…` through the general codec: JSON long poll, which follows the log by reading it, and the event
+/// streams that cannot do without the codec, which the hub serves as it serves all others.
 struct ListenRoute {
     let core: ServerCore
 
@@ -35,44 +35,23 @@ struct ListenRoute {
         let core = core
         let body = ResponseBody { writer in
             defer { place.giveBack() }
-            let follower = Follower(core: core, wanted: wanted, channel: channel)
-            var position = follower.start.after ?? channel.visibleHead
-            try await writer.write(ByteBuffer(bytes: core.opening + (follower.start.reset?.frame ?? [])))
-            if let reset = follower.start.reset { core.metrics.resets(reset.reason) }
-            follower.opened()
-            var closeReason = CloseReason.client
-            defer { follower.closed(closeReason) }
-            let heartbeat = core.configuration.delivery.heartbeatInterval
-            var lastSend = ContinuousClock.now
-            while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled {
-                let page = try await follower.read(after: position, limit: 256)
-                position = page.position
-                if page.events.isEmpty {
-                    if page.isAtHead {
-                        // Short waits, so that a drain is noticed.
-                        await channel.waitForEvent(after: position, until: .now + min(heartbeat, .seconds(1)))
+            let stream = CodecStream(hubLoop: core.hub.anyLoop, probedDescriptor: -1)
+            let start = StartPosition(cursor: wanted.cursor, channel: channel)
+            if let reset = start.reset { core.metrics.resets(reset.reason) }
+            stream.begin(
+                wanted.subscription(after: start.after), channel: channel,
+                opening: core.opening + (start.reset?.frame ?? []))
+            defer { stream.end() }
+            try await request.body.consumeWithCancellationOnInboundClose { _ in
+                for await write in stream.writes {
+                    do {
+                        try await writer.write(ByteBuffer(bytes: write.bytes))
+                    } catch {
+                        write.finish(false)
+                        throw error
                     }
-                    if ContinuousClock.now - lastSend >= heartbeat {
-                        try await writer.write(ByteBuffer(bytes: EventFrame.heartbeat))
-                        lastSend = .now
-                    }
-                    continue
+                    write.finish(true)
                 }
-                var buffer = ByteBuffer()
-                for event in page.events {
-                    buffer.writeBytes(EventFrame.rendered(event, on: channel.stream).bytes)
-                }
-                try await writer.write(buffer)
-                lastSend = .now
-                follower.delivered(page.events)
-            }
-            if core.isDraining.load(ordering: .relaxed) {
-                // At a time of its own within the interval, so that reconnects are spread.
-                let interval = TimeAmount(core.configuration.delivery.drainInterval).nanoseconds
-                try await Task.sleep(for: .nanoseconds(Int64.random(in: 0...max(1, interval))))
-                let retry = Shedding.jitteredMilliseconds(core.configuration.delivery.retry)
-                try await writer.write(ByteBuffer(bytes: EventFrame.farewell(retryMilliseconds: retry)))
-                closeReason = .drained
             }
             try await writer.finish(nil)
         }
@@ -188,15 +167,6 @@ private struct Follower: Sendable {
         group = core.hub.groups.number(of: wanted.group)
     }
 
-    func opened() {
-        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
-    }
-
-    func closed(_ reason: CloseReason) {
-        core.metrics.connectionClosed(
-            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: reason)
-    }
-
     /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.
     func read(after position: UInt64, limit: Int) async throws -> Page {
         let found: [StoredEvent]
@@ -211,7 +181,7 @@ private struct Follower: Sendable {
         for event in found {
             if wantedEvents.count == limit { break }
             reached = event.offset
-            if wanted.topics.contains(event.topic) { wantedEvents.append(event) }
+            if wanted.filter.matches(event) { wantedEvents.append(event) }
         }
         return Page(events: wantedEvents, position: reached, isAtHead: found.isEmpty)
     }

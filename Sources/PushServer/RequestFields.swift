@@ -48,7 +48,20 @@ struct RequestFields {
         return event
     }
 
-    /// What a device asks for: `topic`, `group`, `device` and the cursor.
+    private static func conflates(_ text: String?) throws(GatewayError) -> Bool {
+        switch text {
+        case nil: return false
+        case "key": return true
+        case .some(let text):
+            throw GatewayError(
+                code: .invalidHeader,
+                cause:
+                    "conflate=\(text.prefix(32)) is not known; with conflate=key a device that is behind gets the "
+                    + "latest event of each key")
+        }
+    }
+
+    /// What a device asks for: `topic` (patterns too), `type`, `conflate`, `group`, `device` and the cursor.
     func subscription(pathTopic: String?, tenant: Tenant, maxTopics: Int) throws(GatewayError) -> DeviceRequest {
         let topics = pathTopic.map { [$0] } ?? Array(Set(query.all("topic"))).sorted()
         guard !topics.isEmpty else {
@@ -59,25 +72,39 @@ struct RequestFields {
             throw GatewayError(
                 code: .invalidTopic, cause: "\(topics.count) topics on one connection; the limit is \(maxTopics)")
         }
-        for topic in topics { try EventLabels.validateTopic(topic) }
+        for topic in topics { try EventLabels.validatePattern(topic) }
+        let filter: TopicFilter
+        do throws(StreamError) {
+            filter = try TopicFilter(topics, types: Set(query.all("type")))
+        } catch {
+            throw GatewayError(code: .invalidTopic, cause: error.cause)
+        }
         let group = query.first("group") ?? field("x-device-group")
         if let group { try EventLabels.validate(group, named: "group", limit: EventLabels.maxGroupBytes) }
         let device = query.first("device") ?? field("x-device-id")
         if let device { try EventLabels.validate(device, named: "device", limit: EventLabels.maxDeviceBytes) }
         return DeviceRequest(
-            tenant: tenant, topics: topics, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
-            device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"))
+            tenant: tenant, filter: filter, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
+            device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"),
+            conflates: try Self.conflates(query.first("conflate")))
     }
 }
 
 /// What a device asked for, its cursor still unread.
 struct DeviceRequest: Sendable {
     let tenant: Tenant
-    let topics: [String]
+    let filter: TopicFilter
     let group: String
     let device: String?
     /// Empty equals absent: a browser that has seen no id sends none, a client library may send an empty one.
     let cursor: String?
+
+    let conflates: Bool
+
+    func subscription(after offset: UInt64?) -> SubscriptionRequest {
+        SubscriptionRequest(
+            tenant: tenant, filter: filter, group: group, device: device, after: offset, conflates: conflates)
+    }
 }
 
 /// Where delivery begins, and the reset frame that says so when it is not where the device asked.

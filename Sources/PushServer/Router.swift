@@ -30,6 +30,9 @@ struct OrdinaryRoutes {
         router.get("/v1/events/:topic") { request, context in
             try await ListenRoute(core: core).respond(to: request, pathTopic: try topic(context))
         }
+        router.get("/v1/events/:topic/deliveries") { request, context in
+            try await DeliveriesRoute(core: core).respond(to: request, id: try topic(context))
+        }
         router.post("/v1/receipts") { request, _ in try await ReceiptRoute(core: core).respond(to: request) }
 
         router.post("/v1/traces") { request, _ in
@@ -84,6 +87,7 @@ struct OrdinaryRoutes {
 
         POST /v1/events/{topic}    publish an event
         GET  /v1/events/{topic}    listen: Accept: text/event-stream, else JSON long poll
+        GET  /v1/events/{id}/deliveries   which devices got an event, when, and why one did not
         POST /v1/receipts          a device reports what it received
         GET  /heatmap              P95 latency per device group: .txt .csv .json .html
         GET  /metrics              Prometheus text or OpenMetrics
@@ -200,6 +204,7 @@ struct ProblemMiddleware: RouterMiddleware {
 
     private static func route(of request: Request) -> Route {
         let path = request.uri.path
+        if path.hasPrefix("/v1/events/"), path.hasSuffix("/deliveries") { return .deliveries }
         if path.hasPrefix("/v1/events") {
             if request.method == .post { return .publish }
             return (try? RequestFields(request))?.wantsStream == true ? .listen : .poll

@@ -160,7 +160,7 @@ final class DateCache: Sendable {
 
 /// A route's name in `isotherm_requests_total{route,code}`.
 enum Route: String, CaseIterable {
-    case publish, listen, poll, receipts, heatmap, metrics
+    case publish, listen, poll, deliveries, receipts, heatmap, metrics
     case traces = "otlp_traces"
     case otlpMetrics = "otlp_metrics"
     case probe, other

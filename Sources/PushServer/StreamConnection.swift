@@ -5,6 +5,7 @@ import PushPipeline
 /// descriptor, which NIO does not see.
 final class StreamConnection: DeviceTransport {
     let descriptor: Int32
+    var probedDescriptor: Int32 { descriptor }
     private let channel: any Channel
     private var isClosing = false
     /// The hub's side; nil before the subscription begins.

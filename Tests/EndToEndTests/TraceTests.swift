@@ -4,7 +4,7 @@ import Testing
 
 @Suite("Traces, through a collector")
 struct TraceTests {
-    @Test("one event is one trace of four stages under the caller's span, as the official classes decode it")
+    @Test("one event is one trace of its stages under the caller's span, as the official classes decode it")
     func fourStages() throws {
         let sink = try OTLPSink()
         let collector = try RotelCollector(exporterEndpoint: sink.endpoint)
@@ -20,9 +20,9 @@ struct TraceTests {
         #expect(reply.trace_id == trace)
         _ = try device.events(1)
         var spans: [OTLPSink.Span] = []
-        try Wait.until("four spans at the far end") {
+        try Wait.until("five spans at the far end") {
             spans = try sink.spans()
-            return spans.count >= 4
+            return spans.count >= 5
         }
         #expect(spans.allSatisfy { $0.traceID == trace && $0.service == "push" })
         let byName = Dictionary(spans.map { ($0.name, $0) }) { first, _ in first }
@@ -34,6 +34,9 @@ struct TraceTests {
         let deliver = try #require(byName["deliver"])
         #expect(deliver.parentID == produce.spanID)
         #expect(deliver.kind == 5, "CONSUMER")
+        let acknowledge = try #require(byName["acknowledge"])
+        #expect(acknowledge.parentID == produce.spanID)
+        #expect(acknowledge.end >= deliver.end, "written first, then acknowledged")
         for span in spans {
             #expect(span.start <= span.end)
             #expect(span.attributes["isotherm.stage"] == span.name)
@@ -47,7 +50,7 @@ struct TraceTests {
         #expect(UInt64(deliver.attributes["isotherm.latency_ns"] ?? "") ?? 0 > 0)
         // The payload goes on with the trace: a device's agent continues from the produce span.
         server.stop()
-        #expect(server.output.contains("exported 4 "))
+        #expect(server.output.contains("exported 5 "))
     }
 
     @Test("ten thousand spans of the official SDK, through a collector: exact counts, P95 within 0.54 %")

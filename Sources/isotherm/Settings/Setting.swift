@@ -71,6 +71,18 @@ struct Setting {
             .integer("delivery.max_groups", \.delivery.maxGroups, "device groups with a label of their own"),
             .integer("delivery.max_topics_per_connection", \.delivery.maxTopicsPerConnection, "topics of one stream"),
             .duration("delivery.drain_interval", \.delivery.drainInterval, "streams are closed over it on SIGTERM"),
+            .integer(
+                "delivery.acknowledgement_probes", \.delivery.acknowledgementProbesPerSecond,
+                "questions to the kernel per second and thread about what devices acknowledged; 0: none"),
+            .integer(
+                "delivery.journal_broadcasts", \.delivery.journalBroadcasts,
+                "events whose deliveries can be told exactly, per tenant and thread"),
+            .integer(
+                "delivery.journal_sessions", \.delivery.journalSessions,
+                "closed streams that are remembered, per tenant and thread"),
+            .integer(
+                "delivery.journal_receipts", \.delivery.journalReceipts,
+                "devices' receipts that are remembered, per tenant"),
             .bool("delivery.after_durable", \.delivery.afterDurable, "deliver only what is as durable as asked"),
 
             .duration("log.retention_age", \.store.retentionAge, "older events are removed"),
