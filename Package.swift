@@ -56,6 +56,10 @@ let package = Package(
             resources: [.embedInCode("Renderers/Page/page.js"), .embedInCode("Renderers/Page/page.css")],
             swiftSettings: swiftSettings),
 
+        .systemLibrary(name: "CEpoll"),
+        .target(
+            name: "LoadGenerator", dependencies: ["CEpoll", "LatencyHeatmap", "OTLP"], swiftSettings: swiftSettings),
+
         .target(
             name: "TracingBridge",
             dependencies: [
@@ -102,8 +106,8 @@ let package = Package(
         .executableTarget(
             name: "isotherm",
             dependencies: [
-                "PushServer", "PushPipeline", "PushClient", "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP",
-                "Gzip",
+                "PushServer", "PushPipeline", "PushClient", "LoadGenerator", "EventStreams", "Telemetry",
+                "LatencyHeatmap", "OTLP", "Gzip",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Yams", package: "Yams"),
@@ -167,6 +171,9 @@ let package = Package(
             swiftSettings: swiftSettings),
         .testTarget(
             name: "LatencyHeatmapTests", dependencies: ["LatencyHeatmap", "Telemetry", "OTLP", "TestSupport"],
+            swiftSettings: swiftSettings),
+        .testTarget(
+            name: "LoadGeneratorTests", dependencies: ["LoadGenerator", "LatencyHeatmap", "TestSupport"],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "PushClientTests", dependencies: ["PushClient", "TestSupport"], swiftSettings: swiftSettings),

@@ -24,5 +24,6 @@ struct Isotherm: AsyncParsableCommand {
         version: TelemetrySDK.version,
         subcommands: [
             ServeCommand.self, DemoCommand.self, HeatmapCommand.self, PublishCommand.self, ListenCommand.self,
+            BenchCommand.self,
         ])
 }

@@ -194,7 +194,7 @@ struct CommandLineTests {
 
     @Test("every command explains itself")
     func help() throws {
-        for command in ["serve", "demo", "heatmap", "publish", "listen"] {
+        for command in ["serve", "demo", "heatmap", "publish", "listen", "bench"] {
             let text = try isotherm([command, "--help"]).text
             #expect(text.contains("USAGE: isotherm \(command)"))
         }

@@ -1,0 +1,408 @@
+import CEpoll
+import Glibc
+import LatencyHeatmap
+import Synchronization
+
+/// What the coordinator tells its readers, and what they tell it while they run.
+final class ReaderSignals: Sendable {
+    /// How many of its streams a reader shall have opened, by reader.
+    let wanted = Atomic<Int>(0)
+    let isCut = Atomic<Bool>(false)
+    let isStopped = Atomic<Bool>(false)
+    /// Events that were due from then on are measured.
+    let measureFromNano = Atomic<UInt64>(.max)
+    /// When all streams were back after the cut.
+    let backNano = Atomic<UInt64>(.max)
+
+    /// Streams that are open now, or stalled.
+    let open = Atomic<Int>(0)
+    /// Streams that will not be opened any more.
+    let over = Atomic<Int>(0)
+    /// Streams that were opened again.
+    let back = Atomic<Int>(0)
+    /// Events of this run that came for the first time, measured or not.
+    let received = Atomic<Int>(0)
+}
+
+/// What a reader has counted.
+struct ReaderCounts: Sendable {
+    var deliveries: UInt64 = 0
+    var duplicates: UInt64 = 0
+    var outOfOrder: UInt64 = 0
+    /// Events of this run on a stream of another channel.
+    var misrouted: UInt64 = 0
+    /// Events that are not of this run.
+    var others: UInt64 = 0
+    var bytes: UInt64 = 0
+    var latencies = Sketch()
+    var lastNano: UInt64 = 0
+    /// Streams that the other side ended while they were open.
+    var ended: UInt64 = 0
+    /// Attempts that brought no stream, by reason; one that failed for good counts as often as it was tried.
+    var failures: [String: Int] = [:]
+    var reconnects: UInt64 = 0
+    /// Attempts after the cut in each tenth of a second.
+    var attemptsAfterCut: [Int] = []
+    var lastBackNano: UInt64 = 0
+    /// When the last event came that was due before all streams were back.
+    var lastOldNano: UInt64 = 0
+
+    mutating func merge(_ other: ReaderCounts) {
+        deliveries += other.deliveries
+        duplicates += other.duplicates
+        outOfOrder += other.outOfOrder
+        misrouted += other.misrouted
+        others += other.others
+        bytes += other.bytes
+        latencies.merge(other.latencies)
+        lastNano = max(lastNano, other.lastNano)
+        ended += other.ended
+        failures.merge(other.failures, uniquingKeysWith: +)
+        reconnects += other.reconnects
+        lastBackNano = max(lastBackNano, other.lastBackNano)
+        lastOldNano = max(lastOldNano, other.lastOldNano)
+        let missing = other.attemptsAfterCut.count - attemptsAfterCut.count
+        if missing > 0 { attemptsAfterCut += [Int](repeating: 0, count: missing) }
+        for (index, count) in other.attemptsAfterCut.enumerated() { attemptsAfterCut[index] += count }
+    }
+}
+
+/// Opens streams and reads them, on one thread with one buffer.
+final class StreamReader: @unchecked Sendable {  // `run` has a thread of its own; the rest is read after it has ended
+    private static let bufferBytes = 256 << 10
+    private static let maxHeadBytes = 16 << 10
+    private static let attemptNano: UInt64 = 10_000_000_000
+    private static let maxAttempts = 3
+    /// Connections from one loopback address before the next is taken; beyond some 14,000 finding a free port gets slow.
+    private static let connectionsPerAddress = 14_000
+
+    let signals = ReaderSignals()
+    /// Of its own thread, and of others once that has ended.
+    var counts: ReaderCounts { hot.pointee.counts }
+    let streams: UnsafeMutableBufferPointer<LoadStream>
+
+    /// What each delivery reads and writes: raw memory, since a class's variables are checked for exclusive access.
+    private struct Hot {
+        var counts = ReaderCounts()
+        var received = 0
+        var measureFrom = UInt64.max
+        var backNano = UInt64.max
+    }
+
+    private let hot = UnsafeMutablePointer<Hot>.allocate(capacity: 1)
+    private let plan: LoadPlan
+    private let endpoint: Endpoint
+    private let tag: UInt64
+    private let poller: Poller
+    private let buffer = UnsafeMutablePointer<UInt8>.allocate(capacity: StreamReader.bufferBytes)
+    private let addresses: Int
+    private let maxOpening: Int
+    private var started = 0
+    private var opening = 0
+    private var waiting: [Int] = []
+    private var openCount = 0
+    private var overCount = 0
+    private var cutNano: UInt64 = 0
+    private var nextCheckNano: UInt64 = 0
+
+    /// - Parameter numbers: of the streams, in the order in which they are opened.
+    init(_ plan: LoadPlan, _ endpoint: Endpoint, _ tag: UInt64, numbers: [Int]) throws(LoadError) {
+        self.plan = plan
+        self.endpoint = endpoint
+        self.tag = tag
+        hot.initialize(to: Hot())
+        poller = try Poller()
+        streams = .allocate(capacity: numbers.count)
+        for (index, number) in numbers.enumerated() {
+            streams.initializeElement(
+                at: index,
+                to: LoadStream(
+                    number: number, channel: number % plan.channels, isStalled: number >= plan.connections,
+                    publishers: plan.publishers))
+        }
+        addresses = plan.streams / Self.connectionsPerAddress + 1
+        // What waits for its head together stays below a small backlog.
+        maxOpening = max(1, 128 / plan.threads)
+    }
+
+    func deallocate() {
+        for index in streams.indices {
+            if streams[index].descriptor >= 0 { close(streams[index].descriptor) }
+            streams[index].deallocate()
+        }
+        hot.deinitialize(count: 1)
+        hot.deallocate()
+        streams.baseAddress?.deinitialize(count: streams.count)
+        streams.deallocate()
+        buffer.deallocate()
+        poller.deallocate()
+    }
+
+    func run() {
+        while !signals.isStopped.load(ordering: .relaxed) {
+            hot.pointee.measureFrom = signals.measureFromNano.load(ordering: .relaxed)
+            let wanted = signals.wanted.load(ordering: .relaxed)
+            let isBusy = started < wanted || opening > 0 || !waiting.isEmpty
+            poller.wait(milliseconds: isBusy ? 5 : 50) { handle($0) }
+            hot.pointee.backNano = signals.backNano.load(ordering: .relaxed)
+            if cutNano == 0, signals.isCut.load(ordering: .relaxed) { cutAll() }
+            while started < wanted, opening < maxOpening {
+                open(started)
+                started += 1
+            }
+            if isBusy { keepTime() }
+            signals.open.store(openCount, ordering: .relaxed)
+            signals.over.store(overCount, ordering: .relaxed)
+            signals.back.store(Int(hot.pointee.counts.reconnects), ordering: .relaxed)
+            signals.received.store(hot.pointee.received, ordering: .relaxed)
+        }
+    }
+
+    // MARK: Opening
+
+    private func open(_ index: Int) {
+        streams[index].momentNano = monotonicNano()
+        streams[index].phase = .connecting
+        streams[index].head = []
+        opening += 1
+        if cutNano > 0 {
+            let tenth = Int((streams[index].momentNano - cutNano) / 100_000_000)
+            if tenth >= hot.pointee.counts.attemptsAfterCut.count {
+                hot.pointee.counts.attemptsAfterCut += [Int](
+                    repeating: 0, count: tenth + 1 - hot.pointee.counts.attemptsAfterCut.count)
+            }
+            hot.pointee.counts.attemptsAfterCut[tenth] += 1
+        }
+        let source = addresses > 1 ? 1 + streams[index].number % addresses : 0
+        let descriptor = endpoint.connect(source: source)
+        guard descriptor >= 0 else { return failed(index, "connect: \(reason(-descriptor))") }
+        streams[index].descriptor = descriptor
+        poller.add(descriptor, Poller.output, as: index)
+    }
+
+    private func connected(_ index: Int) {
+        let descriptor = streams[index].descriptor
+        let code = connectResult(descriptor)
+        guard code == 0 else { return failed(index, "connect: \(reason(code))") }
+        guard
+            var request = try? plan.target.subscribeHead(
+                channel: streams[index].channel, connection: streams[index].number)
+        else { return failed(index, "no request") }
+        if let id = streams[index].scanner.lastEventID { request += Array("Last-Event-ID: ".utf8) + id + [13, 10] }
+        request += [13, 10]
+        // A socket that was just connected takes a head whole.
+        guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {
+            return failed(index, "send: \(reason(errno))")
+        }
+        streams[index].phase = .head
+        poller.change(descriptor, Poller.input, as: index)
+    }
+
+    /// An attempt brought no stream.
+    private func failed(_ index: Int, _ cause: String) {
+        hot.pointee.counts.failures[cause, default: 0] += 1
+        opening -= 1
+        disconnect(index)
+        streams[index].failures += 1
+        guard streams[index].wasOpen || streams[index].failures < Self.maxAttempts else {
+            streams[index].phase = .over
+            overCount += 1
+            return
+        }
+        wait(index)
+    }
+
+    private func disconnect(_ index: Int) {
+        if streams[index].descriptor >= 0 {
+            close(streams[index].descriptor)
+            streams[index].descriptor = -1
+        }
+        streams[index].scanner.disconnect()
+    }
+
+    /// As Isotherm's own clients do: the server's `retry`, doubled for each failure in a row, give or take a half.
+    private func wait(_ index: Int) {
+        let base = Double(streams[index].scanner.retry ?? (streams[index].wasOpen ? 1_000 : 200))
+        let doubled = min(base * Double(1 << min(max(0, streams[index].failures - 1), 10)), 30_000)
+        streams[index].momentNano = monotonicNano() + UInt64(doubled * Double.random(in: 0.5..<1.5) * 1e6)
+        streams[index].phase = .waiting
+        waiting.append(index)
+    }
+
+    /// What is due to be opened again, and what has waited too long for its head.
+    private func keepTime() {
+        let now = monotonicNano()
+        var at = 0
+        while at < waiting.count {
+            guard streams[waiting[at]].momentNano <= now else {
+                at += 1
+                continue
+            }
+            let index = waiting[at]
+            waiting.swapAt(at, waiting.count - 1)
+            waiting.removeLast()
+            open(index)
+        }
+        guard now >= nextCheckNano, opening > 0 else { return }
+        nextCheckNano = now + 1_000_000_000
+        for index in 0..<started where streams[index].phase == .connecting || streams[index].phase == .head {
+            if now > streams[index].momentNano + Self.attemptNano { failed(index, "no answer within 10 s") }
+        }
+    }
+
+    private func cutAll() {
+        cutNano = monotonicNano()
+        for index in 0..<started {
+            switch streams[index].phase {
+            case .open:
+                openCount -= 1
+                disconnect(index)
+                wait(index)
+            case .connecting, .head:
+                opening -= 1
+                disconnect(index)
+                wait(index)
+            case .idle, .over, .waiting, .stalled: break
+            }
+        }
+    }
+
+    // MARK: Reading
+
+    @inline(__always)
+    private func handle(_ index: Int) {
+        let stream = streams.baseAddress.unsafelyUnwrapped + index
+        guard stream.pointee.phase == .open else { return prepare(index) }
+        let count = read(stream.pointee.descriptor, buffer, Self.bufferBytes)
+        guard count > 0 else { return readFailed(index, count) }
+        take(stream, UnsafePointer(buffer), UnsafePointer(buffer) + count)
+    }
+
+    /// One look at the clock for each read: what was read together arrived together.
+    @inline(__always)
+    private func take(
+        _ stream: UnsafeMutablePointer<LoadStream>, _ start: UnsafePointer<UInt8>, _ end: UnsafePointer<UInt8>
+    ) {
+        let now = monotonicNano()
+        if now >= hot.pointee.measureFrom { hot.pointee.counts.bytes &+= UInt64(end - start) }
+        if stream.pointee.isChunked {
+            stream.pointee.chunks.read(start, end) { scan(stream, $0, $1, now) }
+            if stream.pointee.chunks.isOver { ended(stream - streams.baseAddress.unsafelyUnwrapped) }
+        } else {
+            scan(stream, start, end, now)
+        }
+    }
+
+    @inline(__always)
+    private func scan(
+        _ stream: UnsafeMutablePointer<LoadStream>, _ start: UnsafePointer<UInt8>, _ end: UnsafePointer<UInt8>,
+        _ now: UInt64
+    ) {
+        stream.pointee.scanner.scan(start, end, tag: tag) { payload in
+            if let payload { delivered(payload, stream, now) } else { hot.pointee.counts.others &+= 1 }
+        }
+    }
+
+    @inline(__always)
+    private func delivered(_ payload: EventPayload, _ stream: UnsafeMutablePointer<LoadStream>, _ now: UInt64) {
+        guard payload.channel == stream.pointee.channel, payload.publisher < plan.publishers else {
+            hot.pointee.counts.misrouted &+= 1
+            return
+        }
+        let isMeasured = payload.dueNano >= hot.pointee.measureFrom
+        guard stream.pointee.check.isNew(payload.sequence) else {
+            if isMeasured { hot.pointee.counts.duplicates &+= 1 }
+            return
+        }
+        hot.pointee.received &+= 1
+        let lane = stream.pointee.lanes + payload.publisher
+        if payload.sequence < Int(lane.pointee) {
+            if isMeasured { hot.pointee.counts.outOfOrder &+= 1 }
+        } else {
+            lane.pointee = UInt32(truncatingIfNeeded: payload.sequence &+ 1)
+        }
+        if payload.dueNano <= hot.pointee.backNano { hot.pointee.counts.lastOldNano = now }
+        guard isMeasured else { return }
+        hot.pointee.counts.deliveries &+= 1
+        hot.pointee.counts.lastNano = now
+        hot.pointee.counts.latencies.insert(nanoseconds: now > payload.dueNano ? now &- payload.dueNano : 0)
+    }
+
+    /// Something happened on a stream that is not open yet.
+    @inline(never)
+    private func prepare(_ index: Int) {
+        switch streams[index].phase {
+        case .connecting: connected(index)
+        case .head: readHead(index)
+        case .idle, .over, .open, .waiting, .stalled: break
+        }
+    }
+
+    private func readHead(_ index: Int) {
+        let count = read(streams[index].descriptor, buffer, Self.bufferBytes)
+        guard count > 0 else { return readFailed(index, count) }
+        streams[index].head.append(contentsOf: UnsafeBufferPointer(start: buffer, count: count))
+        let bytes = streams[index].head
+        guard
+            let head = bytes.withUnsafeBufferPointer({ $0.baseAddress.flatMap { ResponseHead($0, bytes.count) } })
+        else {
+            if bytes.count > Self.maxHeadBytes { failed(index, "a head of more than \(Self.maxHeadBytes) bytes") }
+            return
+        }
+        guard head.status == 200 else { return failed(index, "status \(head.status)") }
+        opening -= 1
+        openCount += 1
+        if streams[index].wasOpen {
+            hot.pointee.counts.reconnects += 1
+            hot.pointee.counts.lastBackNano = monotonicNano()
+        }
+        streams[index].wasOpen = true
+        streams[index].failures = 0
+        streams[index].head = []
+        if streams[index].isStalled {
+            streams[index].phase = .stalled
+            poller.remove(streams[index].descriptor)
+            return
+        }
+        streams[index].phase = .open
+        streams[index].isChunked = head.isChunked
+        streams[index].chunks = ChunkReader()
+        guard head.bodyAt < bytes.count, let stream = streams.baseAddress.map({ $0 + index }) else { return }
+        bytes.withUnsafeBufferPointer {
+            if let start = $0.baseAddress { take(stream, start + head.bodyAt, start + bytes.count) }
+        }
+    }
+
+    @inline(never)
+    private func readFailed(_ index: Int, _ count: Int) {
+        if count < 0, errno == EAGAIN || errno == EINTR { return }
+        if streams[index].phase == .open { return ended(index) }
+        failed(index, count == 0 ? "closed before the head" : "read: \(reason(errno))")
+    }
+
+    /// The other side ended a stream.
+    private func ended(_ index: Int) {
+        openCount -= 1
+        hot.pointee.counts.ended += 1
+        disconnect(index)
+        if plan.resumes {
+            wait(index)
+        } else {
+            streams[index].phase = .over
+            overCount += 1
+        }
+    }
+
+    // MARK: After the run
+
+    /// Stalled streams that the server still holds.
+    var stalledStillOpen: Int {
+        streams.count { stream in
+            guard stream.phase == .stalled else { return false }
+            var info = tcp_info()
+            var length = socklen_t(MemoryLayout<tcp_info>.size)
+            guard getsockopt(stream.descriptor, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else { return false }
+            return Int(info.tcpi_state) == 1  // TCP_ESTABLISHED
+        }
+    }
+}
