@@ -18,7 +18,7 @@ public struct BridgedTracer: Tracing.Tracer {
     ) -> BridgedSpan {
         let context = context()
         let span = telemetry.tracer.startSpan(
-            named: operationName, kind: .init(kind), parent: context.spanContext,
+            named: operationName, kind: .init(kind), parent: context.isEmpty ? nil : context.spanContext,
             at: Instant(unixNano: instant().nanosecondsSinceEpoch))
         return BridgedSpan(parent: context, record: SpanRecord(span, operationName: operationName))
     }

@@ -1,24 +1,20 @@
 import Glibc
+import Synchronization
 import Telemetry
 import Tracing
 
 /// What a service context holds of a span: a reference to the one object that a bridged span makes besides its context.
 /// A span that came with a request is only its ids.
 ///
-/// The object is a managed buffer, since the lock and what it guards are to lie in it and be reached by their address:
-/// `Mutex` costs several times as much, and a class's own variables are checked for exclusive access each time.
+/// The object is a managed buffer, since the lock and what it guards are to lie in it and be reached by their address: a
+/// class's own variables are checked for exclusive access each time. The lock is a word of its own, which costs one
+/// atomic operation for each use; a mutex costs two, and has to be made and ended for each span.
 struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
     private let storage: ManagedBuffer<Content, Never>
 
-    private final class Storage: ManagedBuffer<Content, Never> {
-        deinit {
-            withUnsafeMutablePointerToHeader { _ = pthread_mutex_destroy(SpanRecord.lock($0)) }
-        }
-    }
-
     struct Content {
         // First, so that its address is the content's.
-        var lock = pthread_mutex_t()
+        var lock: UInt32 = 0
         let origin: Origin
         var state: State
     }
@@ -48,8 +44,7 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
     }
 
     private init(_ origin: Origin, _ state: State) {
-        storage = Storage.create(minimumCapacity: 0) { _ in Content(origin: origin, state: state) }
-        storage.withUnsafeMutablePointerToHeader { _ = pthread_mutex_init(Self.lock($0), nil) }
+        storage = ManagedBuffer.create(minimumCapacity: 0) { _ in Content(origin: origin, state: state) }
     }
 
     var spanContext: SpanContext {
@@ -72,8 +67,24 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
     // MARK: One at a time
 
     @inline(__always)
-    private static func lock(_ content: UnsafeMutablePointer<Content>) -> UnsafeMutablePointer<pthread_mutex_t> {
-        UnsafeMutableRawPointer(content).assumingMemoryBound(to: pthread_mutex_t.self)
+    private static func lock(_ content: UnsafeMutablePointer<Content>) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        UnsafeMutableRawPointer(content).assumingMemoryBound(to: Atomic<UInt32>.self)
+    }
+
+    @inline(__always)
+    private static func tryLock(_ lock: UnsafeMutablePointer<Atomic<UInt32>>) -> Bool {
+        lock.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+    }
+
+    /// Two threads that describe one span at the same moment are rare, and hold the lock for less than a microsecond.
+    @inline(never)
+    private static func waitForLock(_ lock: UnsafeMutablePointer<Atomic<UInt32>>) {
+        var attempts = 0
+        while !tryLock(lock) {
+            attempts += 1
+            // Sleeping lets a holder of lower priority run as well.
+            if attempts < 64 { sched_yield() } else { usleep(50) }
+        }
     }
 
     /// Nothing of the caller's runs in `body`.
@@ -81,8 +92,8 @@ struct SpanRecord: @unchecked Sendable {  // guarded by the lock in `storage`
     func withState<Result>(_ body: (inout State) -> Result) -> Result {
         storage.withUnsafeMutablePointerToHeader { content in
             let lock = Self.lock(content)
-            pthread_mutex_lock(lock)
-            defer { pthread_mutex_unlock(lock) }
+            if !Self.tryLock(lock) { Self.waitForLock(lock) }
+            defer { lock.pointee.store(0, ordering: .releasing) }
             return body(&content.pointee.state)
         }
     }
