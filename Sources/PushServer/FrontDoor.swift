@@ -32,6 +32,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     private let server: ServerCore
     private let hubLoop: HubLoop
     private let connection: Connection
+    /// Behind TLS: a stream cannot be sent past the channel.
+    private let isSecure: Bool
     /// Takes the connection for a general codec, whose handlers it adds after this one.
     private let handOverChannel: (any Channel, GeneralCodec) -> Void
     private var state = State.readingHead
@@ -46,8 +48,9 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     init(
         server: ServerCore, hubLoop: HubLoop, connection: Connection,
-        handOver: @escaping (any Channel, GeneralCodec) -> Void
+        isSecure: Bool, handOver: @escaping (any Channel, GeneralCodec) -> Void
     ) {
+        self.isSecure = isSecure
         self.server = server
         self.hubLoop = hubLoop
         self.connection = connection
@@ -219,7 +222,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
             return true
         }
-        if head.method == "GET", Self.isOfTopics(head.path),
+        if !isSecure, head.method == "GET", Self.isOfTopics(head.path),
             head.contentLength ?? 0 == 0, let query = QueryString(head.query),
             RequestFields(query: query, field: { head.first($0) }).wantsStream
         {

@@ -8,8 +8,8 @@ import PushPipeline
 import Synchronization
 import Telemetry
 
-/// `GET /v1/events…` through the general codec: JSON long poll, which follows the log by reading it, and the event
-/// streams that cannot do without the codec, which the hub serves as it serves all others.
+/// `GET /v1/events…` through the general codec: JSON long poll and JSON lines, which follow the log by reading it, and the
+/// event streams that cannot do without the codec, which the hub serves as it serves all others.
 struct ListenRoute {
     let core: ServerCore
 
@@ -22,9 +22,8 @@ struct ListenRoute {
         let wanted = try fields.subscription(
             pathTopic: pathTopic, tenant: tenant, maxTopics: core.configuration.delivery.maxTopicsPerConnection)
         let channel = try core.channel(for: tenant)
-        if fields.wantsStream {
-            return try stream(request, wanted, channel)
-        }
+        if fields.wantsStream { return try stream(request, wanted, channel) }
+        if fields.wantsLines { return try lines(request, wanted, channel) }
         return try await poll(fields, wanted, channel)
     }
 
@@ -60,6 +59,67 @@ struct ListenRoute {
             if let name = HTTPField.Name(field.name) { headers[name] = field.value }
         }
         return Response(status: .ok, headers: headers, body: body)
+    }
+
+    // MARK: Lines
+
+    /// Newline-delimited JSON: an event's object a line, as the long poll has it, and an empty line for a heartbeat. A
+    /// cursor that cannot be continued is a line with `reset` and `next`. It follows the log by reading it: nothing is
+    /// queued here either.
+    private func lines(_ request: Request, _ wanted: DeviceRequest, _ channel: TenantChannel) throws -> Response {
+        let place = try core.admit(wanted)
+        let core = core
+        let body = ResponseBody { writer in
+            defer { place.giveBack() }
+            let follower = Follower(core: core, wanted: wanted, channel: channel)
+            follower.opened()
+            defer { follower.closed() }
+            var position = follower.start.after ?? channel.visibleHead
+            try await writer.write(ByteBuffer(bytes: Self.opening(follower.start, on: channel.stream)))
+            if let reset = follower.start.reset { core.metrics.resets(reset.reason) }
+            let heartbeat = core.configuration.delivery.heartbeatInterval
+            var lastWrite = ContinuousClock.now
+            try await request.body.consumeWithCancellationOnInboundClose { _ in
+                while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled {
+                    let page = try await follower.read(after: position, limit: 256)
+                    position = page.position
+                    if page.isAtHead {
+                        // Short waits, so that a drain is noticed.
+                        await channel.waitForEvent(after: position, until: .now + min(heartbeat, .seconds(1)))
+                    }
+                    guard !page.events.isEmpty || ContinuousClock.now - lastWrite >= heartbeat else { continue }
+                    var json = JSONWriter()
+                    for event in page.events {
+                        Self.write(event, on: channel.stream, to: &json)
+                        json.bytes.append(Self.lineEnd)
+                    }
+                    try await writer.write(page.events.isEmpty ? Self.emptyLine : ByteBuffer(bytes: json.bytes))
+                    lastWrite = .now
+                    follower.delivered(page.events)
+                }
+            }
+            try await writer.finish(nil)
+        }
+        var headers: HTTPFields = [:]
+        for field in ServerCore.streamFields {
+            if let name = HTTPField.Name(field.name) { headers[name] = field.value }
+        }
+        headers[.contentType] = "application/x-ndjson"
+        return Response(status: .ok, headers: headers, body: body)
+    }
+
+    private static let lineEnd = UInt8(ascii: "\n")
+    private static let emptyLine = ByteBuffer(bytes: [lineEnd])
+
+    /// At least an empty line, so that the answer's head leaves at once.
+    private static func opening(_ start: StartPosition, on stream: any EventStream) -> [UInt8] {
+        guard let reset = start.reset else { return [lineEnd] }
+        var json = JSONWriter()
+        json.beginObject()
+        json.field("reset", reset.reason)
+        if let after = start.after { json.field("next", stream.id(epoch: stream.epoch, offset: after)) }
+        json.endObject()
+        return json.bytes + [lineEnd]
     }
 
     // MARK: Long poll
@@ -165,6 +225,16 @@ private struct Follower: Sendable {
         self.channel = channel
         start = StartPosition(cursor: wanted.cursor, channel: channel)
         group = core.hub.groups.number(of: wanted.group)
+    }
+
+    func opened() {
+        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
+    }
+
+    func closed() {
+        let reason = core.isDraining.load(ordering: .relaxed) ? CloseReason.drained : .client
+        core.metrics.connectionClosed(
+            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: reason)
     }
 
     /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.

@@ -34,9 +34,11 @@ public final class PushServer: Service {
     private let http1: HTTP1Channel
     private let ready = Mutex<ReadyState>(.waiting([]))
 
+    private typealias Ports = (plain: Int, secure: Int?)
+
     private enum ReadyState {
-        case waiting([CheckedContinuation<Int, any Error>])
-        case listening(port: Int)
+        case waiting([CheckedContinuation<Ports, any Error>])
+        case listening(Ports)
         case failed(any Error)
     }
 
@@ -54,6 +56,10 @@ public final class PushServer: Service {
         let heatmap: HeatmapEngine
         do { heatmap = try HeatmapEngine(configuration: heatmapConfiguration) } catch {
             throw ConfigurationError(cause: "heatmap.\(error)")
+        }
+        let tls: TLSStore?
+        do { tls = configuration.tls.isEnabled ? try TLSStore(configuration.tls) : nil } catch {
+            throw ConfigurationError(cause: "\(error)")
         }
         let metrics = PipelineMetrics(registry: registry)
         let store = try EmbeddedEventStore(configuration: configuration.store)
@@ -80,7 +86,7 @@ public final class PushServer: Service {
         for tenant in directory.tenants { _ = try hub.channel(for: tenant) }
         let core = ServerCore(
             configuration: configuration, gateway: gateway, hub: hub, heatmap: heatmap, metrics: metrics,
-            telemetry: telemetry, store: store)
+            telemetry: telemetry, store: store, tls: tls)
         self.core = core
         let responder = OrdinaryRoutes(core: core, registry: registry).responder()
         http1 = HTTP1Channel(
@@ -110,14 +116,29 @@ public final class PushServer: Service {
     /// Listens until the task's graceful shutdown, then drains. Throws when the address cannot be bound.
     public func run() async throws {
         let listener: any Channel
+        var secureListener: (any Channel)?
         do {
-            listener = try await bind()
+            listener = try await bind(configuration.host, configuration.port, tls: nil)
+            if let tls = core.tls {
+                do { secureListener = try await bind(configuration.tls.host, configuration.tls.port, tls: tls) } catch {
+                    try? await listener.close()
+                    throw ConfigurationError(
+                        cause: "cannot listen on \(configuration.tls.host):\(configuration.tls.port) with TLS: \(error)"
+                    )
+                }
+            }
         } catch {
             settle(.failure(error))
             await close()
             throw error
         }
-        settle(.success(listener.localAddress?.port ?? configuration.port))
+        settle(
+            .success(
+                (
+                    listener.localAddress?.port ?? configuration.port,
+                    secureListener?.localAddress?.port
+                )))
+        let listeners = [listener] + (secureListener.map { [$0] } ?? [])
         let http1 = http1
         let logger = logger
         let connections = ordinary.stream
@@ -134,7 +155,10 @@ public final class PushServer: Service {
                     beats += 1
                     return beats % 2 == 0
                 }
-                if isSecond { heatmap.maintain() }
+                if isSecond {
+                    heatmap.maintain()
+                    self.reloadCertificate(always: false)
+                }
             }
         }
         await withGracefulShutdownHandler {
@@ -151,7 +175,7 @@ public final class PushServer: Service {
             self.core.connections.end(
                 within: TimeAmount(self.configuration.delivery.drainInterval) + .seconds(2), on: listener.eventLoop
             ) {
-                listener.close(promise: nil)
+                for listener in listeners { listener.close(promise: nil) }
                 self.ordinary.continuation.finish()
             }
         }
@@ -159,8 +183,22 @@ public final class PushServer: Service {
         await close()
     }
 
-    /// The port that is listened on, once it is; throws what `run` threw if it could not be bound.
-    public var boundPort: Int {
+    /// Reads the certificate and its key again, such as on SIGHUP; one that cannot be used leaves the one before in force.
+    /// Changed files are noticed without it, within a second. Blocks on the disk.
+    public func reloadCertificate() { reloadCertificate(always: true) }
+
+    private func reloadCertificate(always: Bool) {
+        switch core.tls?.reload(always: always) {
+        case .success: logger.notice("The certificate was read again")
+        case .failure(let error):
+            logger.error("The certificate was not read again; the one before stays", metadata: ["error": "\(error)"])
+        case nil: break
+        }
+    }
+
+    /// The ports that are listened on, once they are; `secure` is nil without TLS. Throws what `run` threw if one could not
+    /// be bound.
+    public var boundPorts: (plain: Int, secure: Int?) {
         get async throws {
             try await withCheckedThrowingContinuation { continuation in
                 let known = ready.withLock { state -> ReadyState? in
@@ -169,7 +207,7 @@ public final class PushServer: Service {
                     return nil
                 }
                 switch known {
-                case .listening(let port): continuation.resume(returning: port)
+                case .listening(let ports): continuation.resume(returning: ports)
                 case .failed(let error): continuation.resume(throwing: error)
                 case .waiting, nil: break
                 }
@@ -177,11 +215,11 @@ public final class PushServer: Service {
         }
     }
 
-    private func settle(_ result: Result<Int, any Error>) {
-        let waiting = ready.withLock { state -> [CheckedContinuation<Int, any Error>] in
+    private func settle(_ result: Result<Ports, any Error>) {
+        let waiting = ready.withLock { state -> [CheckedContinuation<Ports, any Error>] in
             guard case .waiting(let waiting) = state else { return [] }
             switch result {
-            case .success(let port): state = .listening(port: port)
+            case .success(let ports): state = .listening(ports)
             case .failure(let error): state = .failed(error)
             }
             return waiting
@@ -189,11 +227,17 @@ public final class PushServer: Service {
         for continuation in waiting { continuation.resume(with: result) }
     }
 
-    private func bind() async throws -> any Channel {
+    /// The port that is listened on without TLS, once it is.
+    public var boundPort: Int {
+        get async throws { try await boundPorts.plain }
+    }
+
+    private func bind(_ host: String, _ port: Int, tls: TLSStore?) async throws -> any Channel {
         let core = core
         let http1 = http1
         let logger = logger
         let handOver = ordinary.continuation
+        let http2 = HTTP2Codec(server: core, logger: logger, handOver: handOver)
         let hubLoops = Dictionary(
             uniqueKeysWithValues: zip(Array(loops.makeIterator()), core.hub.loops).map { loop, hubLoop in
                 (ObjectIdentifier(loop), hubLoop)
@@ -215,16 +259,25 @@ public final class PushServer: Service {
                         preconditionFailure("a connection on a loop that is not the server's")
                     }
                     guard let connection = core.connections.open(channel) else { throw ChannelError.eof }
-                    try channel.pipeline.syncOperations.addHandler(
-                        FrontDoor(server: core, hubLoop: hubLoop, connection: connection) { channel, _ in
+                    let pipeline = channel.pipeline.syncOperations
+                    if let tls { try pipeline.addHandler(TLSHandler(store: tls, connection: connection)) }
+                    let door = FrontDoor(
+                        server: core, hubLoop: hubLoop, connection: connection, isSecure: tls != nil
+                    ) { channel, codec in
+                        switch codec {
+                        case .http1:
                             try? channel.pipeline.syncOperations.addHandler(
                                 PaceWatch(server: core, connection: connection))
                             _ = channel.setOption(.allowRemoteHalfClosure, value: true)
                             http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
-                        })
+                        case .http2:
+                            do { try http2.take(channel, connection) } catch { channel.close(promise: nil) }
+                        }
+                    }
+                    try pipeline.addHandler(door)
                 }
             }
-            .bind(host: configuration.host, port: configuration.port).get()
+            .bind(host: host, port: port).get()
     }
 
     /// The log first, since it holds what was acknowledged; then the tracer, which may wait for its collector.

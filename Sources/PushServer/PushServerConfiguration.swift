@@ -12,7 +12,8 @@ public struct PushServerConfiguration: Sendable {
     public var port = 8080
     /// Threads that serve connections. Default: one per core.
     public var eventLoopThreads: Int
-    /// Longest time for the first request head of a connection to arrive. Default 10 s.
+    /// Longest time for a request head to arrive: the first from the connection on, others from their first byte. Default
+    /// 10 s.
     public var headTimeout = Duration.seconds(10)
     /// Longest time without a request on an ordinary connection. Default 60 s.
     public var idleTimeout = Duration.seconds(60)
@@ -26,9 +27,8 @@ public struct PushServerConfiguration: Sendable {
     public var maxOTLPPendingBytes = 64 * 1024 * 1024
     /// Whether the heatmap's cells are kept in the data directory, so that they survive a restart. Default true.
     public var persistsHeatmap = true
-    /// Origins that a browser may listen from, `*` for any. Default none.
-    public var allowedOrigins: [String] = []
-
+    public var tls = TLSConfiguration()
+    public var cors = CORSConfiguration()
     public var limits = LimitsConfiguration()
     public var store: EmbeddedStoreConfiguration
     public var gateway = GatewayConfiguration()
@@ -53,10 +53,18 @@ public struct PushServerConfiguration: Sendable {
         }
         try check((0...65_535).contains(port), "listen: port \(port) is not from 0 to 65535")
         try check(eventLoopThreads > 0, "threads: \(eventLoopThreads) is not at least 1")
+        for (name, host) in [("listen", host)] + (tls.isEnabled ? [("tls.listen", tls.host)] : []) {
+            try check(
+                !gateway.tenants.isEmpty || gateway.allowsAnonymous || Self.isLoopback(host),
+                "\(name): \(host) is not a loopback address, and no tenant is configured, so anybody could publish and "
+                    + "listen; configure a tenant with a token, or set gateway.allow_anonymous")
+        }
         try check(
-            !gateway.tenants.isEmpty || gateway.allowsAnonymous || Self.isLoopback(host),
-            "listen: \(host) is not a loopback address, and no tenant is configured, so anybody could publish and "
-                + "listen; configure a tenant with a token, or set gateway.allow_anonymous")
+            !tls.isEnabled || !tls.certificate.isEmpty && !tls.key.isEmpty,
+            "tls.listen needs tls.certificate and tls.key, paths of PEM files")
+        try check(
+            !cors.allowsCredentials || !cors.allowedOrigins.contains("*"),
+            "cors.allow_credentials: with cors.allowed_origins * any page could act for a user; name the origins")
         try check(maxHeadBytes >= 1_024, "max_head_bytes: \(maxHeadBytes) is not at least 1024")
         try check(limits.connections >= 0, "limits.connections: \(limits.connections) is negative")
         try check(

@@ -29,6 +29,9 @@ struct RequestFields {
             && query.first("wait") == nil
     }
 
+    /// Whether it asks for a stream of JSON, one object a line.
+    var wantsLines: Bool { field("accept")?.contains("application/x-ndjson") == true }
+
     var authorization: String? { field("authorization") }
     var token: String? { query.first("token") }
 

@@ -139,41 +139,41 @@ struct ProblemMiddleware: RouterMiddleware {
     ) async throws -> Response {
         let route = Self.route(of: request)
         var response: Response
-        if request.method == .options {
-            response = preflight()
-        } else {
-            do {
-                response = try await next(request, context)
-            } catch let problem as Problem {
-                response = Response(problem)
-            } catch let error as GatewayError {
-                if Shedding.applies(to: error, accept: request.headers[.accept]) {
-                    response = Response(
-                        status: .ok, headers: Self.streamHeaders,
-                        body: ResponseBody(byteBuffer: ByteBuffer(string: core.shed(error))))
-                } else {
-                    response = Response(Problem(error))
-                }
-            } catch let error as HTTPError where error.status == .notFound {
+        do {
+            response =
+                request.method == .options
+                ? try core.configuration.cors.preflight(request.headers) : try await next(request, context)
+        } catch let problem as Problem {
+            response = Response(problem)
+        } catch let error as GatewayError {
+            if Shedding.applies(to: error, accept: request.headers[.accept]) {
                 response = Response(
-                    Problem(
-                        status: 404, kind: "not_found", title: "There is no such route",
-                        detail: "\(request.method.rawValue) \(request.uri.path.prefix(128)): GET / lists the routes"))
-            } catch let error as HTTPError where error.status == .contentTooLarge {
-                response = Response(
-                    Problem(
-                        status: 413, kind: "body_too_large", title: "The body is too large",
-                        detail: "send smaller requests, or raise the limit in the configuration"))
-            } catch let error as HTTPError {
-                response = Response(
-                    Problem(
-                        status: error.status.code, kind: "bad_request", title: error.status.reasonPhrase,
-                        detail: error.body ?? "the request cannot be answered"))
+                    status: .ok, headers: Self.streamHeaders,
+                    body: ResponseBody(byteBuffer: ByteBuffer(string: core.shed(error))))
+            } else {
+                response = Response(Problem(error))
             }
+        } catch let error as HTTPError where error.status == .notFound {
+            response = Response(
+                Problem(
+                    status: 404, kind: "not_found", title: "There is no such route",
+                    detail: "\(request.method.rawValue) \(request.uri.path.prefix(128)): GET / lists the routes"))
+        } catch let error as HTTPError where error.status == .contentTooLarge {
+            response = Response(
+                Problem(
+                    status: 413, kind: "body_too_large", title: "The body is too large",
+                    detail: "send smaller requests, or raise the limit in the configuration"))
+        } catch let error as HTTPError {
+            response = Response(
+                Problem(
+                    status: error.status.code, kind: "bad_request", title: error.status.reasonPhrase,
+                    detail: error.body ?? "the request cannot be answered"))
         }
         for field in core.corsFields(origin: request.headers[.origin]) {
             if let name = HTTPField.Name(field.name) { response.headers[name] = field.value }
         }
+        Compression.apply(
+            to: &response, path: request.uri.path, acceptEncoding: request.headers[.acceptEncoding])
         response.headers[.date] = core.dates.now
         core.count(route, status: response.status.code)
         return response
@@ -186,21 +186,6 @@ struct ProblemMiddleware: RouterMiddleware {
         }
         return headers
     }()
-
-    private func preflight() -> Response {
-        var response = Response(status: .noContent)
-        for (name, value) in [
-            ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
-            (
-                "Access-Control-Allow-Headers",
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Event-Type, X-Event-Key, X-Event-Time, "
-                    + "X-Device-Group, X-Device-ID, traceparent, tracestate, baggage"
-            ), ("Access-Control-Max-Age", "600"),
-        ] {
-            if let name = HTTPField.Name(name) { response.headers[name] = value }
-        }
-        return response
-    }
 
     private static func route(of request: Request) -> Route {
         let path = request.uri.path

@@ -19,6 +19,8 @@ final class ServerCore: Sendable {
     let dates = DateCache()
     let connections: ConnectionRegistry
     let acceptErrors = AcceptErrors()
+    /// Nil without TLS.
+    let tls: TLSStore?
     private let devicePlaces: DevicePlaces
     private let shedStreams = Mutex<[GatewayError.Code: UInt64]>([:])
     /// The lines that every stream opens with.
@@ -28,8 +30,9 @@ final class ServerCore: Sendable {
 
     init(
         configuration: PushServerConfiguration, gateway: Gateway, hub: Hub, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, telemetry: TelemetrySDK, store: EmbeddedEventStore
+        metrics: PipelineMetrics, telemetry: TelemetrySDK, store: EmbeddedEventStore, tls: TLSStore?
     ) {
+        self.tls = tls
         self.configuration = configuration
         self.gateway = gateway
         self.hub = hub
@@ -125,11 +128,7 @@ final class ServerCore: Sendable {
     ]
 
     func corsFields(origin: String?) -> [(name: String, value: String)] {
-        guard let origin else { return [] }
-        let allowed = configuration.allowedOrigins
-        if allowed.contains("*") { return [("Access-Control-Allow-Origin", "*")] }
-        guard allowed.contains(origin) else { return [] }
-        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+        configuration.cors.fields(origin: origin)
     }
 }
 

@@ -8,6 +8,7 @@ enum ServerMetrics {
     static func register(in registry: MetricRegistry, core: ServerCore) {
         registerLedgers(in: registry, core)
         registerConnections(in: registry, core)
+        if let tls = core.tls { registerTLS(in: registry, tls) }
         registry.observe(
             "isotherm_heatmap_cells", type: .gauge, help: "Cells in memory: windows by groups by stages with a latency."
         ) { $0.emit(core.heatmap.cellCount) }
@@ -52,6 +53,26 @@ enum ServerMetrics {
             "isotherm_build_info", type: .gauge, labels: ["version"], help: "Always 1; the version is its label."
         ) { $0.emit(1, TelemetrySDK.version) }
         registry.registerProcessMetrics()
+    }
+
+    private static func registerTLS(in registry: MetricRegistry, _ tls: TLSStore) {
+        registry.observe(
+            "isotherm_tls_handshakes_total", type: .counter, labels: ["outcome"], help: "TLS handshakes that ended."
+        ) { emitter in
+            emitter.emit(tls.counts.handshakes, "succeeded")
+            emitter.emit(tls.counts.failedHandshakes, "failed")
+        }
+        registry.observe(
+            "isotherm_tls_reloads_total", type: .counter, labels: ["outcome"],
+            help: "Times that the certificate was read again; after a failure the one before stays in force."
+        ) { emitter in
+            emitter.emit(tls.counts.reloads, "succeeded")
+            emitter.emit(tls.counts.failedReloads, "failed")
+        }
+        registry.observe(
+            "isotherm_tls_certificate_expiry_timestamp_seconds", type: .gauge,
+            help: "End of the validity of the certificate in force, in Unix time."
+        ) { $0.emit(UInt64(max(0, tls.context.notAfterUnixSeconds))) }
     }
 
     private static func registerConnections(in registry: MetricRegistry, _ core: ServerCore) {

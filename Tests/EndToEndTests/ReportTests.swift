@@ -52,7 +52,9 @@ struct ReportTests {
 
     @Test("a browser's EventSource gets events, resumes after a restart, and misses none")
     func eventSource() throws {
-        let server = try IsothermProcess(arguments: ["--set", "allowed_origins=*", "--set", "delivery.retry=200ms"])
+        let server = try IsothermProcess(arguments: [
+            "--set", "cors.allowed_origins=*", "--set", "delivery.retry=200ms",
+        ])
         let directory = IsothermProcess.temporaryDirectory()
         defer { try? FileManager.default.removeItem(atPath: directory) }
         // What the page has seen it publishes itself, since a request without CORS needs no permission.
@@ -82,7 +84,7 @@ struct ReportTests {
         }
         server.killNow()
         let second = try IsothermProcess(
-            dataDirectory: server.dataDirectory, port: server.port, arguments: ["--set", "allowed_origins=*"])
+            dataDirectory: server.dataDirectory, port: server.port, arguments: ["--set", "cors.allowed_origins=*"])
         let listener = try Device(port: second.port, "/v1/events/seen")
         for number in 4...6 { try second.publish("t", "\(number)") }
         try second.publish("t", "end")

@@ -138,6 +138,10 @@ public struct HTTPReply {
     public let head: String
     public let body: String
 
+    public init(status: Int, head: String, body: String) {
+        (self.status, self.head, self.body) = (status, head, body)
+    }
+
     public func field(_ name: String) -> String? {
         for line in head.split(separator: "\r\n") {
             let parts = line.split(separator: ":", maxSplits: 1)

@@ -22,7 +22,8 @@ struct ServeCommand: AsyncParsableCommand {
 
             Spans are exported when OTEL_EXPORTER_OTLP_ENDPOINT says where to; the other
             OTEL_* variables apply as well. SIGTERM drains: streams are closed with a
-            jittered retry:, then the log and the tracer are flushed.
+            jittered retry:, then the log and the tracer are flushed. SIGHUP reads the
+            certificate again.
             """)
 
     @Option(help: ArgumentHelp("Settings, a YAML file.", valueName: "file"))
@@ -67,6 +68,7 @@ struct ServeCommand: AsyncParsableCommand {
         let reporter = logger
         configuration.telemetry.report = { reporter.warning("\($0)") }
 
+        Self.raiseDescriptorLimit()
         let server: PushServer
         do { server = try PushServer(configuration: configuration, logger: logger) } catch {
             Terminal.note("Error: \(error)")
@@ -76,13 +78,22 @@ struct ServeCommand: AsyncParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         let group = ServiceGroup(
             configuration: .init(
-                services: [.init(service: server, successTerminationBehavior: .gracefullyShutdownGroup)],
+                services: [
+                    .init(service: server, successTerminationBehavior: .gracefullyShutdownGroup),
+                    .init(service: CertificateReload(server: server)),
+                ],
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
         let announcement = Task { [configuration] in
-            if let port = try? await server.boundPort { Terminal.note(Self.greeting(configuration, port: port)) }
+            if let ports = try? await server.boundPorts {
+                Terminal.note(Self.greeting(configuration, port: ports.plain, securePort: ports.secure))
+            }
         }
         do { try await group.run() } catch {
-            Terminal.note("Error: cannot listen on \(configuration.host):\(configuration.port): \(error)")
+            let isOurs = error is ConfigurationError
+            Terminal.note(
+                isOurs
+                    ? "Error: \(error)"
+                    : "Error: cannot listen on \(configuration.host):\(configuration.port): \(error)")
             throw ExitCode.failure
         }
         await announcement.value
@@ -103,9 +114,19 @@ struct ServeCommand: AsyncParsableCommand {
         return flags
     }
 
-    private static func greeting(_ configuration: PushServerConfiguration, port: Int) -> String {
+    /// As far as this process may; connections are kept below it.
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard getrlimit(resource, &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = setrlimit(resource, &limit)
+    }
+
+    private static func greeting(_ configuration: PushServerConfiguration, port: Int, securePort: Int?) -> String {
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         let url = "http://\(host):\(port)"
+        let secure = securePort.map { ", and with TLS on port \($0)" } ?? ""
         let tracing =
             configuration.telemetry.endpoint.map { "exports to \($0)" }
             ?? "off; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go"
@@ -113,7 +134,7 @@ struct ServeCommand: AsyncParsableCommand {
             configuration.gateway.tenants.isEmpty
             ? "everybody who reaches this address" : configuration.gateway.tenants.map(\.name).joined(separator: ", ")
         return """
-            isotherm \(TelemetrySDK.version) listens on \(url)
+            isotherm \(TelemetrySDK.version) listens on \(url)\(secure)
               listen    curl -N '\(url)/v1/events/orders?group=iOS-15+'
               publish   curl -d '{"a":1}' \(url)/v1/events/orders
               heatmap   \(url)/heatmap
@@ -122,6 +143,16 @@ struct ServeCommand: AsyncParsableCommand {
               data      \(configuration.store.directory), \(configuration.gateway.durability.rawValue) before each 202
               tracing   \(tracing)
             """
+    }
+}
+
+/// SIGHUP reads the certificate again.
+private struct CertificateReload: Service {
+    let server: PushServer
+
+    func run() async throws {
+        let signals = await UnixSignalsSequence(trapping: .sighup)
+        for await _ in signals.cancelOnGracefulShutdown() { server.reloadCertificate() }
     }
 }
 

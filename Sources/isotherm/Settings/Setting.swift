@@ -27,7 +27,7 @@ struct Setting {
                 $0.store.directory
             },
             .integer("threads", \.eventLoopThreads, "threads that serve connections; default one per core"),
-            .duration("head_timeout", \.headTimeout, "longest wait for a connection's first request"),
+            .duration("head_timeout", \.headTimeout, "longest time for a request head to come"),
             .duration("idle_timeout", \.idleTimeout, "longest time without a request on an ordinary connection"),
             .bytes("max_head_bytes", \.maxHeadBytes, "largest request head"),
             .integer("limits.connections", \.limits.connections, "most connections; 0: as open files allow"),
@@ -38,7 +38,19 @@ struct Setting {
             .integer("limits.head_fields", \.limits.headFields, "most fields of a request head"),
             .bytes("limits.body_rate", \.limits.bodyRate, "a body must bring so much a second"),
             .duration("limits.shed_retry", \.limits.shedRetry, "who finds no room comes back after 1 to 2 times this"),
-            .list("allowed_origins", \.allowedOrigins, "origins whose pages may listen; * for any"),
+            Setting("tls.listen", "address to listen on with TLS; empty: none") {
+                configuration, text throws(SettingError) in
+                guard !text.isEmpty else { return }
+                (configuration.tls.host, configuration.tls.port) = try Values.address(text)
+            } show: {
+                guard $0.tls.isEnabled else { return "" }
+                return $0.tls.host.contains(":") ? "[\($0.tls.host)]:\($0.tls.port)" : "\($0.tls.host):\($0.tls.port)"
+            },
+            .text("tls.certificate", \.tls.certificate, "PEM file: the certificate, then its chain"),
+            .text("tls.key", \.tls.key, "PEM file: its private key"),
+            .list("cors.allowed_origins", \.cors.allowedOrigins, "origins whose pages may use the server; * for any"),
+            .bool("cors.allow_credentials", \.cors.allowsCredentials, "such pages may send cookies; not with *"),
+            .duration("cors.max_age", \.cors.maxAge, "how long a browser may remember a preflight's answer"),
 
             .bytes("gateway.max_event_bytes", \.gateway.maxEventBytes, "largest event"),
             .bytes("gateway.max_batch_bytes", \.gateway.maxBatchBytes, "largest body of a batch"),
@@ -198,6 +210,10 @@ extension Setting {
         } show: {
             show($0[keyPath: path])
         }
+    }
+
+    private static func text(_ key: String, _ path: Path<String>, _ help: String) -> Setting {
+        make(key, path, help, { text throws(SettingError) in text }) { $0 }
     }
 
     private static func integer(_ key: String, _ path: Path<Int>, _ help: String) -> Setting {

@@ -116,6 +116,8 @@ struct SettingsReader {
         for (key, value) in mapping {
             guard let name = key.scalar?.string else { throw SettingError("\(file): a key is not a word") }
             let path = path + [name]
+            // A heading with nothing under it, as `--print-config` writes where all of a group is unset.
+            if value.null != nil, isHeading(path) { continue }
             switch value {
             case .scalar(let scalar):
                 entries.append(Entry(path: path, value: scalar.string))
@@ -131,6 +133,11 @@ struct SettingsReader {
                 throw SettingError("\(file): \(path.joined(separator: ".")): aliases are not supported")
             }
         }
+    }
+
+    private static func isHeading(_ path: [String]) -> Bool {
+        let prefix = path.joined(separator: ".") + "."
+        return Setting.all().contains { $0.key.hasPrefix(prefix) }
     }
 
     private static func provider(_ name: String, _ values: [([String], String)]) -> InMemoryProvider {
