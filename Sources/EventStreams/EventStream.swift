@@ -43,6 +43,14 @@ public enum TailRead: Sendable {
     case behind
 }
 
+/// What a reader with a filter found.
+public struct FilteredRead: Sendable {
+    /// Ascending.
+    public var events: [StoredEvent]
+    /// Everything up to this offset was looked at: continue after it.
+    public var through: UInt64
+}
+
 /// What an event id says about where to continue.
 public enum CursorResolution: Sendable, Equatable {
     /// Continue after this offset.
@@ -82,6 +90,19 @@ public protocol EventStream: AnyObject, Sendable {
     /// skipping what retention removed, and ``StreamError/Code/corrupt`` at a damaged event (what precedes it is
     /// returned first).
     func read(after offset: UInt64, limit: Int, byteLimit: Int) throws(StreamError) -> [StoredEvent]
+
+    /// As ``read(after:limit:byteLimit:)``, but only what `filter` takes, and with the offset from which to continue.
+    ///
+    /// Looks at a bounded number of events: what it returns may be empty though the log goes on. At the head it
+    /// returns no event and `offset` itself. Throws ``StreamError/Code/corrupt`` at a damaged event even if its topic
+    /// cannot be told any more.
+    func read(after offset: UInt64, limit: Int, byteLimit: Int, filter: TopicFilter) throws(StreamError) -> FilteredRead
+
+    /// The newest event of each key of each topic up to `offset`, among those that `filter` takes, in pages.
+    ///
+    /// A key that `filter` finds again after `offset` may be left out: who goes on reading after `offset` gets that
+    /// newer event. Throws ``StreamError/Code/unavailable`` while the log's index is being made anew.
+    func latest(upTo offset: UInt64, filter: TopicFilter) throws(StreamError) -> LatestEvents
 
     /// The last sequenced offset, 0 when nothing was ever appended.
     var head: UInt64 { get }

@@ -10,15 +10,6 @@ import Testing
 struct RecoveryTests {
     let directory = ScratchDirectory()
 
-    /// Another connection to the log, as an administrator's tool would have.
-    private func sql<T>(_ body: (Database) throws -> T) throws -> T {
-        var configuration = Configuration()
-        configuration.busyMode = .timeout(20)
-        let queue = try DatabaseQueue(path: directory.database, configuration: configuration)
-        defer { try? queue.close() }
-        return try queue.writeWithoutTransaction(body)
-    }
-
     private static let refusal = "CREATE TRIGGER refusal BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END"
 
     // MARK: Epochs
@@ -110,7 +101,7 @@ struct RecoveryTests {
         let store = try directory.open { $0.recoveryInterval = .milliseconds(1) ... .milliseconds(1) }
         let stream = try store.stream(tenant: "acme")
         try stream.appendAndWait([event("a", idempotencyKey: "a")])
-        try sql { try $0.execute(sql: Self.refusal) }
+        try directory.sql { try $0.execute(sql: Self.refusal) }
         let error = try failure {
             try stream.appendAndWait([event("b", idempotencyKey: "b"), event("b2")])
         }
@@ -118,7 +109,7 @@ struct RecoveryTests {
         #expect(stream.head == 3)
         #expect(stream.durableHead == 1)
         #expect(try stream.texts() == ["a"])
-        try sql { try $0.execute(sql: "DROP TRIGGER refusal") }
+        try directory.sql { try $0.execute(sql: "DROP TRIGGER refusal") }
         eventually("the store recovers") { store.statistics.failure == nil }
         // The key was given back with the event.
         let again = try stream.appendAndWait([event("b", idempotencyKey: "b"), event("a", idempotencyKey: "a")])
@@ -140,9 +131,9 @@ struct RecoveryTests {
             let stream = try store.stream(tenant: "acme")
             try stream.appendAndWait(texts: ["a"])
             cursor = stream.headID
-            try sql { try $0.execute(sql: Self.refusal) }
+            try directory.sql { try $0.execute(sql: Self.refusal) }
             _ = try failure { try stream.appendAndWait(texts: ["b", "c"]) }
-            try sql { try $0.execute(sql: "DROP TRIGGER refusal") }
+            try directory.sql { try $0.execute(sql: "DROP TRIGGER refusal") }
             eventually("the store recovers") { store.statistics.failure == nil }
             store.close()
         }
@@ -167,14 +158,14 @@ struct RecoveryTests {
         }
         let stream = try store.stream(tenant: "acme")
         let other = try store.stream(tenant: "other")
-        try sql { try $0.execute(sql: Self.refusal) }
+        try directory.sql { try $0.execute(sql: Self.refusal) }
         try other.appendAndWait(texts: ["m1", "m2", "m3"], .memory)
         _ = try failure { try stream.appendAndWait(texts: ["w"], .written) }
         eventually("the other tenant's events are withdrawn") { store.statistics.withdrawnEvents == 4 }
         #expect(try other.texts() == [])
         #expect(store.statistics.lostMemoryEvents == 3)
         #expect(store.statistics.pendingEvents == 0)
-        try sql { try $0.execute(sql: "DROP TRIGGER refusal") }
+        try directory.sql { try $0.execute(sql: "DROP TRIGGER refusal") }
         eventually("the store recovers") { store.statistics.failure == nil }
         try other.appendAndWait(texts: ["after"])
         #expect(try other.texts() == ["after"])
@@ -195,7 +186,7 @@ struct RecoveryTests {
         store.close()
         let again = try directory.open()
         #expect(try again.core.database.pragma("synchronous") == 2)
-        #expect(try sql { try String.fetchOne($0, sql: "PRAGMA journal_mode") } == "wal")
+        #expect(try directory.sql { try String.fetchOne($0, sql: "PRAGMA journal_mode") } == "wal")
     }
 
     // MARK: Retention
@@ -289,7 +280,7 @@ struct RecoveryTests {
             try expectTrimmed(stream, through: UInt64(max(0, total - 25)), ids: ids)
         }
         try expectTrimmed(other, through: 0, ids: otherIDs)
-        let stored = try sql { try Int.fetchOne($0, sql: "SELECT count(*) FROM events") }
+        let stored = try directory.sql { try Int.fetchOne($0, sql: "SELECT count(*) FROM events") }
         #expect(stored == 50)
     }
 
@@ -389,7 +380,7 @@ struct RecoveryTests {
 
     @Test("another program's database is refused by its path and left as it was", arguments: ["delete", "wal"])
     func foreignDatabase(journal: String) throws {
-        try sql {
+        try directory.sql {
             try $0.execute(sql: "PRAGMA journal_mode = \(journal)")
             try $0.execute(sql: "CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('mine')")
         }
@@ -418,11 +409,11 @@ struct RecoveryTests {
     @Test("a newer schema is refused with both versions")
     func newerSchema() throws {
         try directory.open().close()
-        try sql { try $0.execute(sql: "PRAGMA user_version = 2") }
+        try directory.sql { try $0.execute(sql: "PRAGMA user_version = 3") }
         let error = try failure { _ = try directory.open() }
         #expect(error.code == .incompatible)
         #expect(error.cause.contains(directory.database))
-        #expect(error.cause.contains("version 2") && error.cause.contains("reads 1"))
+        #expect(error.cause.contains("version 3") && error.cause.contains("reads 2"))
     }
 
     @Test("a missing or cut key is told by its path, not replaced", arguments: [nil, 0, 31, 33])
@@ -471,7 +462,7 @@ struct RecoveryTests {
             try store.stream(tenant: "acme").appendAndWait(texts: ["a", "b", "c"])
             store.close()
         }
-        try sql { try $0.execute(sql: damage) }
+        try directory.sql { try $0.execute(sql: damage) }
         let store = try directory.open()
         let error = try failure { _ = try store.stream(tenant: "acme") }
         #expect(error.code == .corrupt)
@@ -491,7 +482,7 @@ struct RecoveryTests {
         ])
     func senselessGeneration(damage: String) throws {
         try directory.open().close(.abandon)
-        try sql { try $0.execute(sql: damage) }
+        try directory.sql { try $0.execute(sql: damage) }
         let error = try failure { _ = try directory.open() }
         #expect(error.code == .corrupt)
         #expect(error.cause.contains(directory.database))
@@ -515,7 +506,7 @@ struct RecoveryTests {
                 })
             store.close()
         }
-        try sql { try $0.execute(sql: "UPDATE events SET \(change) WHERE payload = CAST('3' AS BLOB)") }
+        try directory.sql { try $0.execute(sql: "UPDATE events SET \(change) WHERE payload = CAST('3' AS BLOB)") }
         let stream = try { () -> (EmbeddedEventStore, any EventStream) in
             let store = try directory.open()
             return (store, try store.stream(tenant: "acme"))

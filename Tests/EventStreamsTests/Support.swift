@@ -1,5 +1,6 @@
 import Dispatch
 import Foundation
+import GRDB
 import Synchronization
 import TestSupport
 import Testing
@@ -24,6 +25,15 @@ final class ScratchDirectory: Sendable {
         configuration.recoveryInterval = .milliseconds(1) ... .milliseconds(20)
         change(&configuration)
         return try EmbeddedEventStore(configuration: configuration)
+    }
+
+    /// Another connection to the log, as an administrator's tool would have.
+    func sql<T>(_ body: (Database) throws -> T) throws -> T {
+        var configuration = Configuration()
+        configuration.busyMode = .timeout(20)
+        let queue = try DatabaseQueue(path: database, configuration: configuration)
+        defer { try? queue.close() }
+        return try queue.writeWithoutTransaction(body)
     }
 }
 
@@ -116,6 +126,18 @@ func event(
 }
 
 extension EventStream {
+    /// Everything that `filter` takes after `offset`, in pieces of `limit`.
+    func all(_ filter: TopicFilter, after offset: UInt64 = 0, limit: Int = 500) throws -> [StoredEvent] {
+        var events: [StoredEvent] = []
+        var place = offset
+        while true {
+            let next = try read(after: place, limit: limit, byteLimit: .max, filter: filter)
+            events += next.events
+            if next.through == place { return events }
+            place = next.through
+        }
+    }
+
     /// Everything after `offset`, in pieces of `limit`.
     func all(after offset: UInt64 = 0, limit: Int = 500, byteLimit: Int = .max) throws -> [StoredEvent] {
         var events: [StoredEvent] = []

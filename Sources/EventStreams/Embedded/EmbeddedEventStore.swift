@@ -65,6 +65,7 @@ public final class EmbeddedEventStore: Sendable {
         guard let streams else { return }
         for stream in streams { stream.state.withLock { $0.close() } }
         core.writer.stop(ending)
+        core.indexer.close()
         core.readers.close()
         do {
             try core.database.close()

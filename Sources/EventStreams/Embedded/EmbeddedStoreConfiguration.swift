@@ -96,6 +96,8 @@ public struct EmbeddedStoreStatistics: Sendable, Equatable {
     public var totalCommitNanoseconds: UInt64 = 0
     /// Steps of retention that failed and are tried again.
     public var failedRetentionSteps: UInt64 = 0
+    /// Steps of the index that failed and are tried again.
+    public var failedIndexSteps: UInt64 = 0
     /// Events removed by retention.
     public var retiredEvents: UInt64 = 0
     /// Events that were sequenced and left the log again because their commit failed.

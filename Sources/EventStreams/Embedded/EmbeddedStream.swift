@@ -8,20 +8,21 @@ final class EmbeddedStream: EventStream {
     /// What the writer knows of the log on disk.
     let disk: Locked<DiskTotals>
     private let codec: EventIDCodec
-    private let core: StoreCore
+    let core: StoreCore
 
     struct DiskTotals {
         var events: Int
         var bytes: Int
         /// Acceptance of the first event on disk; nil when unknown or when there is none.
         var oldestUnixNano: UInt64?
+        var indexedThrough: UInt64
     }
 
     init(record: LogRecord, state: LogState, codec: EventIDCodec, core: StoreCore) {
         tenant = state.tenant
         log = record.id
         self.state = Locked(state)
-        disk = Locked(DiskTotals(events: record.events, bytes: record.bytes))
+        disk = Locked(DiskTotals(events: record.events, bytes: record.bytes, indexedThrough: record.indexedThrough))
         self.codec = codec
         self.core = core
     }
@@ -55,6 +56,12 @@ final class EmbeddedStream: EventStream {
     }
 
     func read(after offset: UInt64, limit: Int, byteLimit: Int) throws(StreamError) -> [StoredEvent] {
+        try read(after: offset, limit: limit, byteLimit: byteLimit, readers: core.readers)
+    }
+
+    func read(
+        after offset: UInt64, limit: Int, byteLimit: Int, readers: LogReaders
+    ) throws(StreamError) -> [StoredEvent] {
         guard limit > 0 else { return [] }
         let (events, evicted) = state.withLock {
             ($0.tailEvents(after: offset, limit: limit, byteLimit: byteLimit), $0.evictedThrough)
@@ -63,8 +70,7 @@ final class EmbeddedStream: EventStream {
         try refuseTrimmed(offset)
         let stored: [StoredEvent]
         do {
-            stored = try core.readers.read(
-                log: log, tenant: tenant, after: offset, limit: limit, byteLimit: byteLimit)
+            stored = try readers.read(log: log, tenant: tenant, after: offset, limit: limit, byteLimit: byteLimit)
         } catch {
             try refuseTrimmed(offset)
             throw error
@@ -73,7 +79,7 @@ final class EmbeddedStream: EventStream {
         try refuseTrimmed(offset)
         guard let last = stored.last else {
             // Nothing but holes that failed commits have left, as far as memory did not reach: it goes on from there.
-            return try read(after: evicted, limit: limit, byteLimit: byteLimit)
+            return try read(after: evicted, limit: limit, byteLimit: byteLimit, readers: readers)
         }
         guard stored.count < limit else { return stored }
         let bytes = stored.reduce(0) { $0 + $1.byteCount }
@@ -86,7 +92,11 @@ final class EmbeddedStream: EventStream {
         return stored + recent
     }
 
-    private func refuseTrimmed(_ offset: UInt64) throws(StreamError) {
+    func latest(upTo offset: UInt64, filter: TopicFilter) throws(StreamError) -> LatestEvents {
+        try LatestEvents(self, upTo: offset, filter: filter)
+    }
+
+    func refuseTrimmed(_ offset: UInt64) throws(StreamError) {
         let trimmed = state.withLock { $0.trimmedThrough }
         guard offset < trimmed else { return }
         throw StreamError(
@@ -146,6 +156,7 @@ final class StoreCore: Sendable {
     let directory: DataDirectory
     let database: LogDatabase
     let readers: LogReaders
+    let indexer: LogIndexer
     let writer: LogWriter
     let key: [UInt8]
     let streams = Locked(Streams())
@@ -157,10 +168,11 @@ final class StoreCore: Sendable {
         self.directory = directory
         let isNew = DataDirectory.size(of: directory.databasePath) == nil
         // Before the key is missed: a file that is none of ours has none.
-        if !isNew { try LogDatabase.examine(directory.databasePath) }
+        if !isNew { try LogSchema.examine(directory.databasePath) }
         key = try directory.loadKey(creating: isNew)
         database = try LogDatabase(directory: directory)
         readers = LogReaders(path: directory.databasePath, limit: configuration.readers)
+        indexer = LogIndexer(path: directory.databasePath)
         writer = LogWriter()
     }
 

@@ -22,4 +22,6 @@ struct LogRecord {
     var trimmedThrough: UInt64 = 0
     var events: Int = 0
     var bytes: Int = 0
+    /// The last offset that `blocks` and `latest` know.
+    var indexedThrough: UInt64 = 0
 }

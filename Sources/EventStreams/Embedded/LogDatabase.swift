@@ -1,12 +1,7 @@
 import GRDB
 import GRDBSQLite
 
-/// The SQLite side of the store: the writing connection and the schema.
-///
-///     meta    name → value: store_id, generation (counts openings after an unclean end), clean, tick
-///     logs    a row per tenant; its totals change in the same transaction as its events
-///     epochs  (log, epoch) → first_offset
-///     events  position (see EventPosition) → the event, its size in NewEvent.byteCount, its checksum
+/// The SQLite side of the store: the writing connection. Its tables are in ``LogSchema``.
 ///
 /// Statements are prepared once and driven through SQLite's C functions on GRDB's connection: 1.5 times the rate of
 /// GRDB's own binding (see `docs`), with GRDB keeping the connection, its serialisation and its life time.
@@ -15,15 +10,12 @@ final class LogDatabase: @unchecked Sendable {
     private let queue: DatabaseQueue
     private var statements: Statements?
     private var isFull = true
-    private let scratch = Scratch()
-
-    static let applicationID: Int32 = 0x4953_4f54  // "ISOT"
-    static let schemaVersion = 1
+    let scratch = Scratch()
 
     let storeID: UInt64
     let generation: UInt32
 
-    private struct Statements {
+    struct Statements {
         let begin: Statement
         let commit: Statement
         let rollback: Statement
@@ -34,6 +26,12 @@ final class LogDatabase: @unchecked Sendable {
         let oldest: Statement
         let deleteEvents: Statement
         let trimLog: Statement
+        let deleteBlocks: Statement
+        let keyedEvents: Statement
+        let deleteLatest: Statement
+        let insertBlock: Statement
+        let insertLatest: Statement
+        let updateIndex: Statement
     }
 
     /// What one log contributes to a commit.
@@ -53,7 +51,7 @@ final class LogDatabase: @unchecked Sendable {
     /// epoch number that a device has seen is never given out again, even if nothing of that epoch was committed.
     init(directory: DataDirectory) throws(StreamError) {
         let path = directory.databasePath
-        if DataDirectory.size(of: path) == nil { try Self.create(path, directory) }
+        if DataDirectory.size(of: path) == nil { try LogSchema.create(path, directory) }
         var generation: UInt32 = 0
         var storeID: UInt64 = 0
         do {
@@ -66,13 +64,7 @@ final class LogDatabase: @unchecked Sendable {
                 guard level == 2 else {
                     throw StreamError(code: .unavailable, cause: "SQLite refused synchronous=FULL for \(path)")
                 }
-                let version = try Int.fetchOne(db, sql: "PRAGMA user_version") ?? 0
-                guard version == Self.schemaVersion else {
-                    throw StreamError(
-                        code: .incompatible,
-                        cause: "\(path) has schema version \(version), this program reads \(Self.schemaVersion)"
-                            + (version > Self.schemaVersion ? "; use the newer program that wrote it" : ""))
-                }
+                try LogSchema.bringUpToDate(db, path)
                 try db.execute(sql: "PRAGMA wal_autocheckpoint = 2000")
                 try db.execute(sql: "PRAGMA journal_size_limit = \(64 << 20)")
                 try db.inTransaction(.immediate) {
@@ -112,81 +104,6 @@ final class LogDatabase: @unchecked Sendable {
         return configuration
     }
 
-    /// The file appears under its name only when it is complete: an empty or headless one is damage, not youth.
-    private static func create(_ path: String, _ directory: DataDirectory) throws(StreamError) {
-        let temporary = path + ".new"
-        for suffix in ["", "-wal", "-shm"] { DataDirectory.remove(temporary + suffix) }
-        do {
-            let queue = try DatabaseQueue(path: temporary, configuration: configuration(label: "isotherm.log.creation"))
-            try queue.writeWithoutTransaction { db in
-                try db.execute(sql: "PRAGMA synchronous = FULL")
-                try db.inTransaction {
-                    try db.execute(
-                        sql: """
-                            CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-                            CREATE TABLE logs (
-                                id INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, next_offset INTEGER NOT NULL,
-                                trimmed_through INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL);
-                            CREATE TABLE epochs (
-                                log INTEGER NOT NULL, epoch INTEGER NOT NULL, first_offset INTEGER NOT NULL,
-                                PRIMARY KEY (log, epoch)) WITHOUT ROWID;
-                            CREATE TABLE events (
-                                position INTEGER PRIMARY KEY, size INTEGER NOT NULL, accepted INTEGER NOT NULL,
-                                epoch INTEGER NOT NULL, produced INTEGER, checksum INTEGER NOT NULL,
-                                topic TEXT NOT NULL, type TEXT, key TEXT, content_type TEXT, traceparent TEXT,
-                                tracestate TEXT, idempotency_key TEXT, payload BLOB NOT NULL);
-                            CREATE INDEX events_idempotency ON events (position) WHERE idempotency_key IS NOT NULL;
-                            CREATE TABLE probe (id INTEGER PRIMARY KEY, filler BLOB NOT NULL);
-                            PRAGMA application_id = \(applicationID);
-                            PRAGMA user_version = \(schemaVersion);
-                            """)
-                    for (name, value) in [
-                        ("store_id", Int64.random(in: .min ... .max)), ("generation", 1), ("clean", 1), ("tick", 0),
-                    ] {
-                        try db.execute(sql: "INSERT INTO meta VALUES (?, ?)", arguments: [name, value])
-                    }
-                    return .commit
-                }
-                try db.execute(sql: "PRAGMA wal_checkpoint(TRUNCATE)")
-            }
-            try queue.close()
-        } catch {
-            throw translate(error, "create \(path)")
-        }
-        for suffix in ["-wal", "-shm"] { DataDirectory.remove(temporary + suffix) }
-        try DataDirectory.move(temporary, to: path)
-        try directory.sync()
-    }
-
-    /// Refuses what is not ours by the header alone: SQLite changes a file by opening it with a write-ahead log.
-    static func examine(_ path: String) throws(StreamError) {
-        let size = DataDirectory.size(of: path) ?? 0
-        let head = DataDirectory.head(of: path, count: 100)
-        guard head.count == 100 else {
-            throw StreamError(
-                code: .corrupt, cause: "\(path) is truncated: \(size) bytes cannot hold a database; restore a backup")
-        }
-        guard head.prefix(16).elementsEqual("SQLite format 3\0".utf8) else {
-            throw StreamError(
-                code: .incompatible, cause: "\(path) is not an SQLite database; it was left alone, move it away")
-        }
-        let identity = head[68..<72].reduce(0) { $0 << 8 | Int32($1) }
-        guard identity == applicationID else {
-            throw StreamError(
-                code: .incompatible, cause: "\(path) is not a log of Isotherm; it was left alone, move it away")
-        }
-        // With a write-ahead log the header may be ahead of the file, and recovery puts that right.
-        guard (DataDirectory.size(of: path + "-wal") ?? 0) == 0 else { return }
-        let field = Int(head[16]) << 8 | Int(head[17])
-        let pageSize = field == 1 ? 65_536 : field
-        let pages = head[28..<32].reduce(0) { $0 << 8 | Int($1) }
-        guard pages * pageSize <= size else {
-            throw StreamError(
-                code: .corrupt,
-                cause: "\(path) is truncated: \(size) bytes instead of \(pages * pageSize); restore a backup")
-        }
-    }
-
     // MARK: Logs
 
     /// The tenant's row, created if need be.
@@ -197,16 +114,19 @@ final class LogDatabase: @unchecked Sendable {
             let damage = StreamError(
                 code: .corrupt, cause: "the log of \(tenant) contradicts its own totals; restore a backup")
             func find() throws -> LogRecord? {
-                let sql = "SELECT id, next_offset, trimmed_through, events, bytes FROM logs WHERE tenant = ?"
+                let sql =
+                    "SELECT id, next_offset, trimmed_through, events, bytes, indexed_through FROM logs WHERE tenant = ?"
                 guard let row = try Row.fetchOne(db, sql: sql, arguments: [tenant]) else { return nil }
                 guard let id = Self.number(row, 0), (1...Int64(EventPosition.maximumLog)).contains(id),
                     let next = Self.number(row, 1).flatMap(UInt64.init(exactly:)),
                     (1...EventPosition.maximumOffset + 1).contains(next),
                     let trimmed = Self.number(row, 2).flatMap(UInt64.init(exactly:)), trimmed < next,
-                    let events = Self.number(row, 3), let bytes = Self.number(row, 4)
+                    let events = Self.number(row, 3), let bytes = Self.number(row, 4),
+                    let indexed = Self.number(row, 5).flatMap(UInt64.init(exactly:)), indexed < next
                 else { throw damage }
                 return LogRecord(
-                    id: id, nextOffset: next, trimmedThrough: trimmed, events: Int(events), bytes: Int(bytes))
+                    id: id, nextOffset: next, trimmedThrough: trimmed, events: Int(events), bytes: Int(bytes),
+                    indexedThrough: indexed)
             }
             var record = try find()
             if record == nil {
@@ -218,8 +138,10 @@ final class LogDatabase: @unchecked Sendable {
                             + "raise maximumTenants")
                 }
                 try db.execute(
-                    sql:
-                        "INSERT INTO logs (tenant, next_offset, trimmed_through, events, bytes) VALUES (?, 1, 0, 0, 0)",
+                    sql: """
+                        INSERT INTO logs (tenant, next_offset, trimmed_through, events, bytes, indexed_through)
+                        VALUES (?, 1, 0, 0, 0, 0)
+                        """,
                     arguments: [tenant])
                 record = try find()
             }
@@ -390,9 +312,17 @@ final class LogDatabase: @unchecked Sendable {
             let statements = try self.prepared(db)
             try self.setSynchronous(db, full: false)
             try self.transaction(db, statements) {
+                let first = EventPosition.of(log: log, offset: 0)
+                let last = EventPosition.of(log: log, offset: offset)
+                try self.removeLatest(db, statements, log: log, first, last)
                 var statement = statements.deleteEvents.sqliteStatement
-                sqlite3_bind_int64(statement, 1, EventPosition.of(log: log, offset: 0))
-                sqlite3_bind_int64(statement, 2, EventPosition.of(log: log, offset: offset))
+                sqlite3_bind_int64(statement, 1, first)
+                sqlite3_bind_int64(statement, 2, last)
+                try self.run(db, statement)
+                // Blocks that hold nothing any more.
+                statement = statements.deleteBlocks.sqliteStatement
+                sqlite3_bind_int64(statement, 1, first)
+                sqlite3_bind_int64(statement, 2, last - TopicPostings.blockEvents + 1)
                 try self.run(db, statement)
                 statement = statements.trimLog.sqliteStatement
                 sqlite3_bind_int64(statement, 1, Int64(offset))
@@ -439,7 +369,7 @@ final class LogDatabase: @unchecked Sendable {
 
     // MARK: Statements
 
-    private func prepared(_ db: Database) throws -> Statements {
+    func prepared(_ db: Database) throws -> Statements {
         if let statements { return statements }
         let made = Statements(
             begin: try db.makeStatement(sql: "BEGIN IMMEDIATE"),
@@ -460,18 +390,33 @@ final class LogDatabase: @unchecked Sendable {
             ),
             deleteEvents: try db.makeStatement(sql: "DELETE FROM events WHERE position BETWEEN ? AND ?"),
             trimLog: try db.makeStatement(
-                sql: "UPDATE logs SET trimmed_through = ?, events = events - ?, bytes = bytes - ? WHERE id = ?"))
+                sql: "UPDATE logs SET trimmed_through = ?, events = events - ?, bytes = bytes - ? WHERE id = ?"),
+            deleteBlocks: try db.makeStatement(sql: "DELETE FROM blocks WHERE position BETWEEN ? AND ?"),
+            keyedEvents: try db.makeStatement(
+                sql: """
+                    SELECT topic, key, ifnull(type, '') FROM events WHERE position BETWEEN ? AND ? AND key IS NOT NULL
+                    """),
+            deleteLatest: try db.makeStatement(
+                sql: "DELETE FROM latest WHERE topic = ? AND key = ? AND type = ? AND log = ? AND position <= ?"),
+            insertBlock: try db.makeStatement(
+                sql: "INSERT OR REPLACE INTO blocks (position, checksum, postings) VALUES (?, ?, ?)"),
+            insertLatest: try db.makeStatement(
+                sql: """
+                    INSERT INTO latest (log, topic, key, type, position) VALUES (?, ?, ?, ?, ?)
+                    ON CONFLICT DO UPDATE SET position = max(position, excluded.position)
+                    """),
+            updateIndex: try db.makeStatement(sql: "UPDATE logs SET indexed_through = ? WHERE id = ?"))
         statements = made
         return made
     }
 
-    private func setSynchronous(_ db: Database, full: Bool) throws {
+    func setSynchronous(_ db: Database, full: Bool) throws {
         guard full != isFull else { return }
         try db.execute(sql: full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL")
         isFull = full
     }
 
-    private func transaction(_ db: Database, _ statements: Statements, _ body: () throws -> Void) throws {
+    func transaction(_ db: Database, _ statements: Statements, _ body: () throws -> Void) throws {
         try run(db, statements.begin.sqliteStatement)
         do {
             try body()
@@ -485,7 +430,7 @@ final class LogDatabase: @unchecked Sendable {
         }
     }
 
-    private func run(_ db: Database, _ statement: OpaquePointer) throws {
+    func run(_ db: Database, _ statement: OpaquePointer) throws {
         let code = sqlite3_step(statement)
         guard code == SQLITE_DONE else {
             let error = Self.failure(db, code)
@@ -495,7 +440,7 @@ final class LogDatabase: @unchecked Sendable {
         sqlite3_reset(statement)
     }
 
-    private func write<T>(_ action: String, _ body: (Database) throws -> T) throws(StreamError) -> T {
+    func write<T>(_ action: String, _ body: (Database) throws -> T) throws(StreamError) -> T {
         do {
             return try queue.writeWithoutTransaction(body)
         } catch {
@@ -538,7 +483,7 @@ final class LogDatabase: @unchecked Sendable {
 }
 
 /// Memory for the texts of one event, reused.
-private final class Scratch {
+final class Scratch {
     private var base = UnsafeMutableRawPointer.allocate(byteCount: 4_096, alignment: 16)
     private var capacity = 4_096
     private var count = 0

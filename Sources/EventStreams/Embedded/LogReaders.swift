@@ -9,15 +9,46 @@ final class LogReaders: Sendable {
         var isClosed = false
     }
 
-    private final class Reader: @unchecked Sendable {
-        // Guard: `statement` is used inside a block of `queue` only.
+    final class Reader: @unchecked Sendable {
+        // Guard: `statements` is used inside a block of `queue` only.
         let queue: DatabaseQueue
-        var statement: Statement?
+        fileprivate var statements: [Query: Statement] = [:]
 
         init(path: String) throws {
             queue = try DatabaseQueue(
                 path: path, configuration: LogDatabase.configuration(label: "isotherm.log.reader", readonly: true))
         }
+
+        /// Prepared once, to be reset after use.
+        func statement(_ query: Query, _ db: Database) throws -> OpaquePointer {
+            if let prepared = statements[query] { return prepared.sqliteStatement }
+            let made = try db.makeStatement(sql: query.rawValue)
+            statements[query] = made
+            return made.sqliteStatement
+        }
+    }
+
+    enum Query: String {
+        case range = """
+            SELECT position, epoch, accepted, produced, checksum, topic, type, key, content_type, traceparent,
+            tracestate, idempotency_key, payload FROM events
+            WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+            """
+        case one = """
+            SELECT position, epoch, accepted, produced, checksum, topic, type, key, content_type, traceparent,
+            tracestate, idempotency_key, payload FROM events WHERE position = ?
+            """
+        case blocks =
+            "SELECT position, checksum, postings FROM blocks WHERE position >= ? AND position <= ? ORDER BY position"
+        case latest = """
+            SELECT log, topic, key, type, position FROM latest WHERE (log, topic, key, type) > (?, ?, ?, ?)
+            ORDER BY log, topic, key, type LIMIT ?
+            """
+        case idempotencyKeys = """
+            SELECT idempotency_key, position, epoch, accepted, traceparent
+            FROM events INDEXED BY events_idempotency
+            WHERE idempotency_key IS NOT NULL AND position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?
+            """
     }
 
     private let path: String
@@ -40,14 +71,14 @@ final class LogReaders: Sendable {
             return state.idle
         }
         for reader in idle {
-            reader.queue.inDatabase { _ in reader.statement = nil }
+            reader.queue.inDatabase { _ in reader.statements = [:] }
             // Reading connections have nothing to lose; the descriptor is freed with the object at the latest.
             try? reader.queue.close()
         }
         for _ in 0..<limit { permits.signal() }
     }
 
-    private func withReader<T>(_ action: String, _ body: (Reader, Database) throws -> T) throws(StreamError) -> T {
+    func withReader<T>(_ action: String, _ body: (Reader, Database) throws -> T) throws(StreamError) -> T {
         permits.wait()
         defer { permits.signal() }
         let (isClosed, idle) = state.withLock { ($0.isClosed, $0.isClosed ? nil : $0.idle.popLast()) }
@@ -66,19 +97,7 @@ final class LogReaders: Sendable {
         log: Int64, tenant: String, after offset: UInt64, limit: Int, byteLimit: Int
     ) throws(StreamError) -> [StoredEvent] {
         try withReader("read the log of \(tenant)") { reader, db in
-            let statement: Statement
-            if let prepared = reader.statement {
-                statement = prepared
-            } else {
-                statement = try db.makeStatement(
-                    sql: """
-                        SELECT position, epoch, accepted, produced, checksum, topic, type, key, content_type, traceparent,
-                        tracestate, idempotency_key, payload FROM events
-                        WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
-                        """)
-                reader.statement = statement
-            }
-            let handle = statement.sqliteStatement
+            let handle = try reader.statement(.range, db)
             defer { sqlite3_reset(handle) }
             sqlite3_bind_int64(handle, 1, EventPosition.of(log: log, offset: offset))
             sqlite3_bind_int64(handle, 2, EventPosition.of(log: log, offset: EventPosition.maximumOffset))
@@ -94,12 +113,7 @@ final class LogReaders: Sendable {
                 }
                 guard let event = Self.event(handle, like: events.last) else {
                     if !events.isEmpty { return events }
-                    let damaged = EventPosition.offset(sqlite3_column_int64(handle, 0))
-                    throw StreamError(
-                        code: .corrupt,
-                        cause: "the event at offset \(damaged) of \(tenant) does not match its checksum; restore a "
-                            + "backup, or continue after it",
-                        offset: damaged)
+                    throw Self.damage(EventPosition.offset(sqlite3_column_int64(handle, 0)), tenant)
                 }
                 bytes += event.byteCount
                 if bytes > byteLimit && !events.isEmpty { return events }
@@ -112,45 +126,51 @@ final class LogReaders: Sendable {
     func idempotencyKeys(
         log: Int64, limit: Int
     ) throws(StreamError) -> [(key: String, entry: IdempotencyIndex.Entry)] {
-        try withReader("read the idempotency keys") { _, db in
+        try withReader("read the idempotency keys") { reader, db in
             // By SQLite's functions here too: GRDB would end a text at its first NUL.
-            let statement = try db.makeStatement(
-                sql: """
-                    SELECT idempotency_key, position, epoch, accepted, traceparent
-                    FROM events INDEXED BY events_idempotency
-                    WHERE idempotency_key IS NOT NULL AND position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?
-                    """)
-            let handle = statement.sqliteStatement
+            let handle = try reader.statement(.idempotencyKeys, db)
             defer { sqlite3_reset(handle) }
             sqlite3_bind_int64(handle, 1, EventPosition.of(log: log, offset: 0))
             sqlite3_bind_int64(handle, 2, EventPosition.of(log: log, offset: EventPosition.maximumOffset))
             sqlite3_bind_int64(handle, 3, Int64(limit))
-            func text(_ index: CInt) -> String? {
-                guard let start = sqlite3_column_text(handle, index) else { return nil }
-                let bytes = UnsafeBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
-                return String(decoding: bytes, as: UTF8.self)
-            }
             var keys: [(key: String, entry: IdempotencyIndex.Entry)] = []
             while true {
                 let code = sqlite3_step(handle)
                 if code == SQLITE_DONE { return keys.reversed() }
                 guard code == SQLITE_ROW else { throw LogDatabase.failure(db, code) }
                 // What is damaged here is told when the event is read.
-                guard let key = text(0), let epoch = UInt32(exactly: sqlite3_column_int64(handle, 2)) else { continue }
+                guard let key = Self.text(handle, 0),
+                    let epoch = UInt32(exactly: sqlite3_column_int64(handle, 2))
+                else { continue }
                 keys.append(
                     (
                         key,
                         IdempotencyIndex.Entry(
                             offset: EventPosition.offset(sqlite3_column_int64(handle, 1)), epoch: epoch,
                             acceptedUnixNano: UInt64(bitPattern: sqlite3_column_int64(handle, 3)),
-                            traceparent: text(4))
+                            traceparent: Self.text(handle, 4))
                     ))
             }
         }
     }
 
+    /// nil for NULL.
+    static func text(_ handle: OpaquePointer, _ index: CInt) -> String? {
+        guard let start = sqlite3_column_text(handle, index) else { return nil }
+        let bytes = UnsafeBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    static func damage(_ offset: UInt64, _ tenant: String) -> StreamError {
+        StreamError(
+            code: .corrupt,
+            cause: "the event at offset \(offset) of \(tenant) does not match its checksum; restore a backup, or "
+                + "continue after it",
+            offset: offset)
+    }
+
     /// nil when the row does not match its checksum.
-    private static func event(_ handle: OpaquePointer, like previous: StoredEvent?) -> StoredEvent? {
+    static func event(_ handle: OpaquePointer, like previous: StoredEvent?) -> StoredEvent? {
         let position = sqlite3_column_int64(handle, 0)
         guard let epoch = UInt32(exactly: sqlite3_column_int64(handle, 1)) else { return nil }
         let accepted = UInt64(bitPattern: sqlite3_column_int64(handle, 2))

@@ -116,7 +116,14 @@ final class LogWriter: Sendable {
                 }
             }
             if now >= nextMaintenance || !work.maintenance.isEmpty {
-                for stream in core.allStreams { retire(stream, core, isThorough: true) }
+                for stream in core.allStreams {
+                    retire(stream, core, isThorough: true)
+                    while inbox.withLock({ $0.ending == nil }),
+                        core.indexer.step(stream, core, weight: 1_024, isIdle: true)
+                    {
+                        writeWaiting(core)
+                    }
+                }
                 nextMaintenance = WallClock.monotonicNano() + maintenanceInterval
                 for waiter in work.maintenance { waiter.signal() }
             }
@@ -213,7 +220,11 @@ final class LogWriter: Sendable {
             // In small steps: a publisher waits for one step at most.
             while share.stream.state.withLock({ $0.evict(atMost: 256) }) {}
         }
-        for share in shares { retire(share.stream, core, isThorough: false) }
+        for share in shares {
+            retire(share.stream, core, isThorough: false)
+            // Faster than the log grows, in steps that the next commit hardly notices.
+            _ = core.indexer.step(share.stream, core, weight: max(256, 2 * share.work.events), isIdle: false)
+        }
     }
 
     /// Everything that is not durable leaves every log; its appends fail.
@@ -298,15 +309,17 @@ final class LogWriter: Sendable {
             }
             steps += 1
             // Publishers get their turn between steps of a long pass.
-            if steps % 4 == 0 {
-                let waiting = inbox.withLock { inbox in
-                    let streams = inbox.streams
-                    inbox.streams = []
-                    return streams
-                }
-                write(waiting, core)
-            }
+            if steps % 4 == 0 { writeWaiting(core) }
         } while isThorough
+    }
+
+    private func writeWaiting(_ core: StoreCore) {
+        let waiting = inbox.withLock { inbox in
+            let streams = inbox.streams
+            inbox.streams = []
+            return streams
+        }
+        write(waiting, core)
     }
 
     // MARK: The end

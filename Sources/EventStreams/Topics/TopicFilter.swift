@@ -56,6 +56,11 @@ public struct TopicFilter: Sendable, Hashable {
         patterns.isEmpty || patterns.contains { $0.matches(topic) }
     }
 
+    /// A topic in UTF-8.
+    func matches(topic: UnsafeRawBufferPointer) -> Bool {
+        patterns.isEmpty || patterns.contains { $0.matches(topic) }
+    }
+
     /// An absent and an empty type are ``defaultType``, as in an event stream.
     public func matches(type: String?) -> Bool {
         guard !types.isEmpty else { return true }

@@ -1,0 +1,210 @@
+import GRDB
+import GRDBSQLite
+
+/// The newest event of each key up to an offset, in pages: see ``EventStream/latest(upTo:filter:)``.
+public struct LatestEvents: Sendable {
+    private let stream: EmbeddedStream
+    private let limit: UInt64
+    private let filter: TopicFilter
+    /// Of the events that the index does not know: these go before what it has for the same key.
+    private var recent: [LatestKey: StoredEvent] = [:]
+    private var rest: ArraySlice<StoredEvent>?
+    private var cursor = Cursor()
+    /// What was found in the index and not read yet.
+    private var positions: ArraySlice<Int64> = []
+
+    /// Where the table was left, and what is known of the key there.
+    struct Cursor {
+        enum Place {
+            case start
+            case behind(topic: String, key: String, type: String)
+            case behindTopic(String)
+            case end
+        }
+
+        var place = Place.start
+        /// The newest position of this key that the filter takes.
+        var newest: Int64?
+    }
+
+    /// Most events behind the index that are looked through first.
+    static let maximumRecent: UInt64 = 131_072
+
+    init(_ stream: EmbeddedStream, upTo offset: UInt64, filter: TopicFilter) throws(StreamError) {
+        self.stream = stream
+        limit = offset
+        self.filter = filter
+        let (trimmed, indexed) = (
+            stream.state.withLock { $0.trimmedThrough }, stream.disk.withLock { $0.indexedThrough }
+        )
+        var place = max(trimmed, indexed)
+        guard offset <= place || offset - place <= Self.maximumRecent else {
+            throw StreamError(
+                code: .unavailable,
+                cause: "the index of \(stream.tenant) is \(offset - place) events behind, the limit is "
+                    + "\(Self.maximumRecent); it is being written, try again shortly")
+        }
+        while place < offset {
+            let events = try stream.read(after: place, limit: 1_024, byteLimit: 8 << 20)
+            for event in events where event.offset <= offset {
+                guard let key = event.key, filter.matches(event) else { continue }
+                recent[LatestKey(topic: event.topic, key: key, type: nil)] = event
+            }
+            guard let last = events.last else { break }
+            place = last.offset
+        }
+    }
+
+    /// The next page: at most `count` events, in no order that means anything; empty after the last.
+    ///
+    /// Blocks on the disk. Throws ``StreamError/Code/corrupt`` at a damaged event, whose key has no value then; the
+    /// call after goes on behind it.
+    public mutating func next(limit count: Int, byteLimit: Int) throws(StreamError) -> [StoredEvent] {
+        var events: [StoredEvent] = []
+        var bytes = 0
+        while events.count < count, bytes < byteLimit {
+            guard let position = positions.first else {
+                if case .end = cursor.place { break }
+                positions = try stream.core.readers.latest(
+                    log: stream.log, tenant: stream.tenant, from: &cursor, upTo: limit, limit: 256, filter: filter,
+                    except: recent)[...]
+                continue
+            }
+            let offset = EventPosition.offset(position)
+            do throws(StreamError) {
+                if let event = try stream.core.readers.event(at: position, tenant: stream.tenant) {
+                    events.append(event)
+                    bytes += event.byteCount
+                } else if offset > stream.state.withLock({ $0.trimmedThrough }) {
+                    throw LogReaders.damage(offset, stream.tenant)
+                }
+            } catch {
+                // First what is sound: the next call comes here again.
+                if !events.isEmpty { return events }
+                positions.removeFirst()
+                throw error
+            }
+            positions.removeFirst()
+        }
+        guard positions.isEmpty, case .end = cursor.place else { return events }
+        var rest = rest ?? recent.values.sorted { $0.offset < $1.offset }[...]
+        recent = [:]
+        while events.count < count, bytes < byteLimit, let event = rest.popFirst() {
+            events.append(event)
+            bytes += event.byteCount
+        }
+        self.rest = rest
+        return events
+    }
+}
+
+extension LogReaders {
+    /// nil where there is none.
+    fileprivate func event(at position: Int64, tenant: String) throws(StreamError) -> StoredEvent? {
+        try withReader("read the log of \(tenant)") { reader, db in
+            let handle = try reader.statement(.one, db)
+            defer { sqlite3_reset(handle) }
+            sqlite3_bind_int64(handle, 1, position)
+            let code = sqlite3_step(handle)
+            if code == SQLITE_DONE { return nil }
+            guard code == SQLITE_ROW else { throw LogDatabase.failure(db, code) }
+            guard let event = Self.event(handle, like: nil) else {
+                throw Self.damage(EventPosition.offset(position), tenant)
+            }
+            return event
+        }
+    }
+
+    /// Positions of the newest events of the keys from `cursor` on, about `limit`.
+    fileprivate func latest(
+        log: Int64, tenant: String, from cursor: inout LatestEvents.Cursor, upTo end: UInt64, limit: Int,
+        filter: TopicFilter, except recent: [LatestKey: StoredEvent]
+    ) throws(StreamError) -> [Int64] {
+        var state = cursor
+        let found = try withReader("read the latest values of \(tenant)") { reader, db in
+            var positions: [Int64] = []
+            let handle = try reader.statement(.latest, db)
+            var hasMore = true
+            while hasMore, positions.count < limit {
+                hasMore = try Self.scan(handle, log, db, &state, &positions, end, filter, recent)
+            }
+            return positions
+        }
+        cursor = state
+        return found
+    }
+
+    /// One run over the table until 256 rows, another topic that nobody wants, or the end; false at the end.
+    private static func scan(
+        _ handle: OpaquePointer, _ log: Int64, _ db: Database, _ cursor: inout LatestEvents.Cursor,
+        _ positions: inout [Int64], _ end: UInt64, _ filter: TopicFilter, _ recent: [LatestKey: StoredEvent]
+    ) throws -> Bool {
+        defer { sqlite3_reset(handle) }
+        func bind(_ index: CInt, _ text: String) {
+            // SQLITE_TRANSIENT: SQLite copies the bytes.
+            let copied = unsafeBitCast(-1, to: sqlite3_destructor_type.self)
+            var text = text
+            text.withUTF8 { bytes in
+                bytes.withMemoryRebound(to: CChar.self) {
+                    _ = sqlite3_bind_text(handle, index, $0.baseAddress, CInt($0.count), copied)
+                }
+            }
+        }
+        /// In SQLite's order a blob comes behind every text.
+        func bindEnd(_ index: CInt) { sqlite3_bind_zeroblob(handle, index, 0) }
+        var key: (topic: String, key: String)?
+        switch cursor.place {
+        case .start:
+            sqlite3_bind_int64(handle, 1, log - 1)
+            for index in 2...4 { bindEnd(CInt(index)) }
+        case .behind(let topic, let name, let type):
+            sqlite3_bind_int64(handle, 1, log)
+            bind(2, topic)
+            bind(3, name)
+            bind(4, type)
+            key = (topic, name)
+        case .behindTopic(let topic):
+            sqlite3_bind_int64(handle, 1, log)
+            bind(2, topic)
+            bindEnd(3)
+            bindEnd(4)
+        case .end: return false
+        }
+        sqlite3_bind_int64(handle, 5, 256)
+        /// The key before is complete.
+        func complete() {
+            defer { cursor.newest = nil }
+            guard let newest = cursor.newest, EventPosition.offset(newest) <= end, let key,
+                recent[LatestKey(topic: key.topic, key: key.key, type: nil)] == nil
+            else { return }
+            positions.append(newest)
+        }
+        var rows = 0
+        while true {
+            let code = sqlite3_step(handle)
+            guard code == SQLITE_ROW || code == SQLITE_DONE else { throw LogDatabase.failure(db, code) }
+            guard code == SQLITE_ROW, sqlite3_column_int64(handle, 0) == log else {
+                if code == SQLITE_DONE, rows == 256 { return true }
+                complete()
+                cursor.place = .end
+                return false
+            }
+            rows += 1
+            guard let topic = text(handle, 1), let name = text(handle, 2), let type = text(handle, 3) else {
+                throw StreamError(code: .corrupt, cause: "the table of latest values is damaged; restore a backup")
+            }
+            if key.map({ ExactText($0.topic) != ExactText(topic) || ExactText($0.key) != ExactText(name) }) ?? true {
+                complete()
+                key = (topic, name)
+                guard filter.matches(topic: topic) else {
+                    cursor.place = .behindTopic(topic)
+                    return true
+                }
+            }
+            cursor.place = .behind(topic: topic, key: name, type: type)
+            if filter.matches(type: type) {
+                cursor.newest = max(cursor.newest ?? 0, sqlite3_column_int64(handle, 4))
+            }
+        }
+    }
+}
