@@ -12,10 +12,11 @@ let package = Package(
     platforms: [.macOS(.v15)],
     products: [
         .executable(name: "isotherm", targets: ["isotherm"]),
-        // These three depend on no Swift package.
+        // These four depend on no Swift package.
         .library(name: "OTLP", targets: ["OTLP"]),
         .library(name: "Telemetry", targets: ["Telemetry"]),
         .library(name: "LatencyHeatmap", targets: ["LatencyHeatmap"]),
+        .library(name: "PushClient", targets: ["PushClient"]),
         .library(name: "TracingBridge", targets: ["TracingBridge"]),
         // For the benchmarks, which are a package of their own.
         .library(name: "EventStreams", targets: ["EventStreams"]),
@@ -104,6 +105,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            // The client for browsers, from clients/javascript.
+            resources: [.embedInCode("client.js")],
             swiftSettings: swiftSettings
         ),
         .target(name: "PushClient", dependencies: ["CCurl"], swiftSettings: swiftSettings),

@@ -26,11 +26,15 @@ public final class EventSourceClient {
         public var reconnects: Bool
         /// The most that the lines of one event may have together.
         public var maxEventBytes: Int
+        /// An event whose id is among that of the last so many is not given again; zero gives all. For servers that begin
+        /// a resumed stream with what was there already.
+        public var rememberedIDs: Int
 
         public init(
             url: String, headers: [(String, String)] = [], lastEventID: String? = nil,
             connectTimeout: Duration = .seconds(10), idleTimeout: Duration = .seconds(45),
-            maxBackoff: Duration = .seconds(30), reconnects: Bool = true, maxEventBytes: Int = 1 << 20
+            maxBackoff: Duration = .seconds(30), reconnects: Bool = true, maxEventBytes: Int = 1 << 20,
+            rememberedIDs: Int = 256
         ) {
             self.url = url
             self.headers = headers
@@ -40,6 +44,7 @@ public final class EventSourceClient {
             self.maxBackoff = maxBackoff
             self.reconnects = reconnects
             self.maxEventBytes = maxEventBytes
+            self.rememberedIDs = rememberedIDs
         }
     }
 
@@ -58,12 +63,17 @@ public final class EventSourceClient {
     /// Nil when there never was one; empty when the server took it back.
     public private(set) var lastEventID: String?
 
+    /// Events that were not given, since they had been before.
+    public private(set) var duplicates = 0
+
     private let configuration: Configuration
+    private var remembered: RecentIDs
     private var parser: EventStreamParser
 
     public init(configuration: Configuration) {
         self.configuration = configuration
         lastEventID = configuration.lastEventID
+        remembered = RecentIDs(capacity: configuration.rememberedIDs)
         parser = EventStreamParser(maxEventBytes: configuration.maxEventBytes, lastEventID: configuration.lastEventID)
     }
 
@@ -199,9 +209,14 @@ public final class EventSourceClient {
         // `withUnsafeBytes` does not pass a typed error on.
         let failure: EventStreamError? = bytes.withUnsafeBytes { buffer in
             do throws(EventStreamError) {
-                try parser.push(buffer) { event in
+                try parser.push(buffer) { event, hasOwnID in
                     guard action == .continue else { return }
                     lastEventID = event.id
+                    // A reset has the id of an event that may have been given.
+                    if hasOwnID, event.type != "isotherm.reset", let id = event.id, !remembered.isNew(id) {
+                        duplicates += 1
+                        return
+                    }
                     action = onEvent(event)
                 }
                 return nil

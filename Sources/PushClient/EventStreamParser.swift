@@ -24,6 +24,7 @@ public struct EventStreamParser: Sendable {
     private var hasData = false
     private var type: [UInt8] = []
     private var idBuffer: String?
+    private var blockHasID = false
     private var traceparent: String?
     /// The lengths of the block's fields, without line ends: what the limit is about.
     private var blockBytes = 0
@@ -67,6 +68,13 @@ public struct EventStreamParser: Sendable {
     ///   bytes is not looked at; the parser can only be used again after `reset`.
     public mutating func push(
         _ bytes: UnsafeRawBufferPointer, _ onEvent: (ServerSentEvent) -> Void
+    ) throws(EventStreamError) {
+        try push(bytes) { event, _ in onEvent(event) }
+    }
+
+    /// - Parameter onEvent: also whether the event's own block had an id, or an earlier one's is in force.
+    mutating func push(
+        _ bytes: UnsafeRawBufferPointer, _ onEvent: (ServerSentEvent, _ hasOwnID: Bool) -> Void
     ) throws(EventStreamError) {
         var start = 0
         if skipsLineFeed, let first = bytes.first {
@@ -118,7 +126,7 @@ public struct EventStreamParser: Sendable {
     }
 
     /// A whole line without its end.
-    private mutating func take(_ whole: UnsafeRawBufferPointer, _ onEvent: (ServerSentEvent) -> Void) {
+    private mutating func take(_ whole: UnsafeRawBufferPointer, _ onEvent: (ServerSentEvent, Bool) -> Void) {
         var line = whole
         if isFirstLine {
             isFirstLine = false
@@ -142,7 +150,10 @@ public struct EventStreamParser: Sendable {
             type.removeAll(keepingCapacity: true)
             type.append(contentsOf: value)
         } else if Self.matches(name, "id") {
-            if !value.contains(0) { idBuffer = String(decoding: value, as: UTF8.self) }
+            if !value.contains(0) {
+                idBuffer = String(decoding: value, as: UTF8.self)
+                blockHasID = true
+            }
         } else if Self.matches(name, "retry") {
             if let milliseconds = Self.digits(value) { retry = .milliseconds(milliseconds) }
         } else if Self.matches(name, "traceparent") {
@@ -150,7 +161,7 @@ public struct EventStreamParser: Sendable {
         }
     }
 
-    private mutating func dispatch(_ onEvent: (ServerSentEvent) -> Void) {
+    private mutating func dispatch(_ onEvent: (ServerSentEvent, Bool) -> Void) {
         // Also by a block without data: an id alone moves the point to resume from.
         lastEventID = idBuffer
         defer { startBlock() }
@@ -158,7 +169,7 @@ public struct EventStreamParser: Sendable {
         onEvent(
             ServerSentEvent(
                 id: lastEventID, type: type.isEmpty ? "message" : String(decoding: type, as: UTF8.self),
-                data: String(decoding: data, as: UTF8.self), traceparent: traceparent))
+                data: String(decoding: data, as: UTF8.self), traceparent: traceparent), blockHasID)
     }
 
     private mutating func startBlock() {
@@ -166,6 +177,7 @@ public struct EventStreamParser: Sendable {
         hasData = false
         type.removeAll(keepingCapacity: true)
         traceparent = nil
+        blockHasID = false
         blockBytes = 0
     }
 

@@ -64,6 +64,9 @@ public enum EventFrame {
         Array("retry: \(retryMilliseconds)\n: isotherm\n\n".utf8)
     }
 
+    /// An event without an id that says that the stream flows.
+    public static let hello = Array("event: isotherm.hello\ndata: {}\n\n".utf8)
+
     /// The last bytes of a stream that is being drained.
     public static func farewell(retryMilliseconds: Int64) -> [UInt8] {
         Array("retry: \(retryMilliseconds)\n: closing, please reconnect\n\n".utf8)

@@ -449,6 +449,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         let start = StartPosition(cursor: request.cursor, channel: channel)
         var opening = Array(server.streamHead(origin: origin).utf8)
         opening += server.opening
+        if request.wantsHello { opening += EventFrame.hello }
         if let reset = start.reset {
             opening += reset.frame
             server.metrics.resets(reset.reason)

@@ -39,7 +39,7 @@ struct ListenRoute {
             if let reset = start.reset { core.metrics.resets(reset.reason) }
             stream.begin(
                 wanted.subscription(after: start.after), channel: channel,
-                opening: core.opening + (start.reset?.frame ?? []))
+                opening: core.opening + (wanted.wantsHello ? EventFrame.hello : []) + (start.reset?.frame ?? []))
             defer { stream.end() }
             try await request.body.consumeWithCancellationOnInboundClose { _ in
                 for await write in stream.writes {

@@ -89,7 +89,7 @@ struct RequestFields {
         return DeviceRequest(
             tenant: tenant, filter: filter, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
             device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"),
-            conflates: try Self.conflates(query.first("conflate")))
+            conflates: try Self.conflates(query.first("conflate")), wantsHello: query.first("hello") != nil)
     }
 }
 
@@ -103,6 +103,9 @@ struct DeviceRequest: Sendable {
     let cursor: String?
 
     let conflates: Bool
+    /// A first event that a browser's page can see, as it sees no comment: whether anything on the way holds the stream
+    /// back shows at once.
+    let wantsHello: Bool
 
     func subscription(after offset: UInt64?) -> SubscriptionRequest {
         SubscriptionRequest(

@@ -35,6 +35,12 @@ struct OrdinaryRoutes {
         }
         router.post("/v1/receipts") { request, _ in try await ReceiptRoute(core: core).respond(to: request) }
 
+        router.get("/v1/client.js") { _, _ in
+            Response(
+                status: .ok, headers: [.contentType: "text/javascript; charset=utf-8", .cacheControl: "max-age=3600"],
+                body: ResponseBody(byteBuffer: ByteBuffer(bytes: PackageResources.client_js)))
+        }
+
         router.post("/v1/traces") { request, _ in
             try await OTLPRoute(core: core, signal: .traces).respond(to: request)
         }
@@ -89,6 +95,7 @@ struct OrdinaryRoutes {
         GET  /v1/events/{topic}    listen: Accept: text/event-stream, else JSON long poll
         GET  /v1/events/{id}/deliveries   which devices got an event, when, and why one did not
         POST /v1/receipts          a device reports what it received
+        GET  /v1/client.js         the client for browsers
         GET  /heatmap              P95 latency per device group: .txt .csv .json .html
         GET  /metrics              Prometheus text or OpenMetrics
         POST /v1/traces            OTLP/HTTP spans, protobuf or JSON

@@ -1,7 +1,6 @@
 import ArgumentParser
 import Foundation
 import PushClient
-import Synchronization
 
 struct ListenCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -56,21 +55,31 @@ struct ListenCommand: AsyncParsableCommand {
             configuration: .init(
                 url: "\(options.url)/v1/events\(Query.text(query))",
                 headers: options.headers + [("User-Agent", "isotherm-listen")], lastEventID: after))
-        let reporter = receipts ? ReceiptReporter(options: options, group: group, device: device) : nil
+        let reporter =
+            receipts
+            ? ReceiptReporter(
+                configuration: .init(server: options.url, headers: options.headers, device: device, group: group)) : nil
         var left = count ?? .max
         do {
             try client.run(shouldStop: { StopSignal.isSet }, onNotice: { Self.tell($0) }) { event in
-                reporter?.received(event.id)
+                if let id = event.id, event.type != "isotherm.reset" { reporter?.received(id) }
                 guard Terminal.print(line(event)) else { return .stop }
                 left -= 1
                 return left == 0 ? .stop : .continue
             }
         } catch {
-            reporter?.finish()
+            finish(reporter)
             Terminal.note("Error: \(error.cause)")
             throw ExitCode.failure
         }
-        reporter?.finish()
+        finish(reporter)
+    }
+
+    private func finish(_ reporter: ReceiptReporter?) {
+        guard let reporter else { return }
+        reporter.finish()
+        let lost = reporter.counts.lost
+        if lost > 0 { Terminal.note("\(lost) receipts could not be reported") }
     }
 
     private static func tell(_ notice: EventSourceClient.Notice) {
@@ -95,63 +104,5 @@ struct ListenCommand: AsyncParsableCommand {
                 withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
             return String(decoding: data ?? Data(), as: UTF8.self) + "\n"
         }
-    }
-}
-
-/// Sends a device's receipts from a thread of its own, so that a slow server does not hold up the device.
-private final class ReceiptReporter: Sendable {
-    private static let maxQueued = 10_000
-    private let state = Mutex(State())
-    private let done = DispatchSemaphore(value: 0)
-
-    private struct State {
-        var queue: [(id: String, nano: UInt64)] = []
-        var isFinished = false
-        var lost = 0
-    }
-
-    init(options: ServerOptions, group: String?, device: String?) {
-        let url = "\(options.url)/v1/receipts"
-        let headers = options.headers + [("Content-Type", "application/json")]
-        let thread = Thread { [self] in
-            let client = HTTPClient(timeout: .seconds(5))
-            while true {
-                let (batch, isFinished) = state.withLock { state in
-                    defer { state.queue = [] }
-                    return (state.queue, state.isFinished)
-                }
-                if !batch.isEmpty {
-                    var report: [String: Any] = [
-                        "receipts": batch.map { ["id": $0.id, "received_at_unix_nano": "\($0.nano)"] }
-                    ]
-                    report["group"] = group
-                    report["device"] = device
-                    let body = (try? JSONSerialization.data(withJSONObject: report)).map { Array($0) } ?? []
-                    let status = try? client.post(url, headers: headers, body: body).status
-                    if status != 202 { state.withLock { $0.lost += batch.count } }
-                }
-                if isFinished { break }
-                if batch.isEmpty { Thread.sleep(forTimeInterval: 0.2) }
-            }
-            done.signal()
-        }
-        thread.start()
-    }
-
-    func received(_ id: String?) {
-        guard let id else { return }
-        var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
-        let nano = UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
-        state.withLock { state in
-            if state.queue.count < Self.maxQueued { state.queue.append((id, nano)) } else { state.lost += 1 }
-        }
-    }
-
-    func finish() {
-        state.withLock { $0.isFinished = true }
-        done.wait()
-        let lost = state.withLock { $0.lost }
-        if lost > 0 { Terminal.note("\(lost) receipts could not be reported") }
     }
 }
