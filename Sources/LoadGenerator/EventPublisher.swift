@@ -138,11 +138,13 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
                 at.it_value.tv_nsec = Int(next % 1_000_000_000)
                 timerfd_settime(timer, Int32(TFD_TIMER_ABSTIME), &at, nil)
             }
-            poller.wait(milliseconds: 50) { number in
+            let count = poller.wait(milliseconds: 50)
+            for index in 0..<count {
+                let number = poller.number(index)
                 guard number < producers.count else {
                     var ticks: UInt64 = 0
                     _ = read(timer, &ticks, 8)
-                    return
+                    continue
                 }
                 if !producers[number].rest.isEmpty { writeRest(number) }
                 receive(number)

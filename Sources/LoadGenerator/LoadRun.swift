@@ -43,6 +43,7 @@ public struct LoadRun {
         let pool = try ReaderPool(plan, listenEndpoint, tag)
         var report = LoadReport(plan: plan)
         report.connections.asked = plan.connections
+        report.server = server.map { LoadReport.Server(pids: $0.pids) }
         if server == nil {
             report.notes.append(
                 "the server's CPU and memory are not measured: no process that listens on port \(listenEndpoint.port) can "
@@ -90,7 +91,6 @@ public struct LoadRun {
                 report.connections.memoryBytes = Double(now - memory) / count
             }
         }
-        report.server = server.map { LoadReport.Server(pids: $0.pids) }
         if plan.stalled > 0 { report.stalledOpened = open(plan.streams, of: plan.streams, pool) - opened }
         guard opened < plan.connections, !shouldStop() else { return }
         guard opened > 0 else {

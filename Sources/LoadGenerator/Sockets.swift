@@ -134,11 +134,14 @@ struct Poller {
         epoll_ctl(descriptor, operation, watched, &event)
     }
 
-    @inline(__always)
-    func wait(milliseconds: Int32, _ body: (_ number: Int) -> Void) {
-        let count = epoll_wait(descriptor, events, Int32(Self.capacity), milliseconds)
-        for index in 0..<max(0, Int(count)) { body(Int(events[index].data.u64)) }
+    /// How many have something to say.
+    func wait(milliseconds: Int32) -> Int {
+        max(0, Int(epoll_wait(descriptor, events, Int32(Self.capacity), milliseconds)))
     }
+
+    /// The number under which one of them was added.
+    @inline(__always)
+    func number(_ index: Int) -> Int { Int(events[index].data.u64) }
 }
 
 /// A thread that is waited for, and whose CPU time is known.

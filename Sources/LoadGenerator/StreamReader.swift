@@ -140,11 +140,13 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
 
     func run() {
         while !signals.isStopped.load(ordering: .relaxed) {
-            hot.pointee.measureFrom = signals.measureFromNano.load(ordering: .relaxed)
             let wanted = signals.wanted.load(ordering: .relaxed)
             let isBusy = started < wanted || opening > 0 || !waiting.isEmpty
-            poller.wait(milliseconds: isBusy ? 5 : 50) { handle($0) }
+            let count = poller.wait(milliseconds: isBusy ? 5 : 50)
+            // After the wait: they may have been set during it, and what has just come is judged by them.
+            hot.pointee.measureFrom = signals.measureFromNano.load(ordering: .relaxed)
             hot.pointee.backNano = signals.backNano.load(ordering: .relaxed)
+            for index in 0..<count { handle(poller.number(index)) }
             if cutNano == 0, signals.isCut.load(ordering: .relaxed) { cutAll() }
             while started < wanted, opening < maxOpening {
                 open(started)

@@ -157,6 +157,7 @@ struct LoadRunTests {
         #expect(report.published.accepted > 100 && report.published.accepted == report.published.due)
         #expect(report.published.answers.count == UInt64(report.published.accepted) && report.isClean)
         #expect(report.published.perSecond >= Double(report.published.accepted) / 0.25)
+        #expect(try #require(report.serverCPUMicrosecondsPerEvent) > 0)
     }
 
     @Test("a server that refuses every stream is an error; one that is not there too")
