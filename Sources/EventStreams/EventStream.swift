@@ -49,6 +49,11 @@ public struct FilteredRead: Sendable {
     public var events: [StoredEvent]
     /// Everything up to this offset was looked at: continue after it.
     public var through: UInt64
+
+    public init(events: [StoredEvent], through: UInt64) {
+        self.events = events
+        self.through = through
+    }
 }
 
 /// What an event id says about where to continue.

@@ -1,6 +1,6 @@
 /// Times as RFC 3339 has them, to the nanosecond, between 1970 and 2554 (the range of unsigned Unix nanoseconds).
-enum RFC3339 {
-    static func unixNano(_ text: String) -> UInt64? {
+package enum RFC3339 {
+    package static func unixNano(_ text: String) -> UInt64? {
         var bytes = text.utf8[...]
         func digits(_ count: Int) -> Int? {
             var value = 0
@@ -47,7 +47,7 @@ enum RFC3339 {
     }
 
     /// `2026-11-23T08:30:00.250000000Z`.
-    static func string(unixNano: UInt64) -> String {
+    package static func string(unixNano: UInt64) -> String {
         let seconds = Int(unixNano / 1_000_000_000)
         let (year, month, day) = civil(seconds / 86_400)
         let rest = seconds % 86_400

@@ -25,5 +25,6 @@ struct Isotherm: AsyncParsableCommand {
         subcommands: [
             ServeCommand.self, DemoCommand.self, HeatmapCommand.self, PublishCommand.self, ListenCommand.self,
             BenchCommand.self,
+            LogCommand.self,
         ])
 }

@@ -192,4 +192,42 @@ struct TortureTests {
         #expect(second.process.terminationStatus == 1)
         #expect(try store.stream(tenant: "torture").head > 0)
     }
+
+    private func torture(_ arguments: [String], under command: [String] = []) throws -> Peers.Output {
+        let executable = URL(fileURLWithPath: IsothermProcess.executable)
+            .deletingLastPathComponent().appendingPathComponent("StreamTorture").path
+        let all = command + [executable] + arguments
+        return try Peers.run("/usr/bin/env", all, expected: nil)
+    }
+
+    // By hand: .build/debug/StreamTorture kills DIRECTORY fsync 1000
+    @Test(
+        "a process that is killed at random moments loses nothing that it acknowledged", arguments: Durability.allCases)
+    func randomKills(_ durability: Durability) throws {
+        let output = try torture(["kills", directory.path, durability.rawValue, "8"])
+        #expect(output.text.contains("killed 8 times"), "\(output.text) \(output.standardError)")
+    }
+
+    @Test("a full disk refuses appends, harms nothing, and is used again when there is room", arguments: [true, false])
+    func fullDisk(isLimited: Bool) throws {
+        // A file system of its own where a namespace may be had; a limit on the size of files everywhere.
+        let shell = [
+            "unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=4m tmpfs \"$0\" && exec \"$@\"", directory.path,
+        ]
+        let canMount = try Peers.run("/usr/bin/env", shell + ["true"], expected: nil).status == 0
+        let output =
+            isLimited || !canMount
+            ? try torture(["full", directory.path, "1500000"])
+            : try torture(["full", directory.path + "/log", "0"], under: shell)
+        let lines = output.text.split(separator: "\n").map { $0.split(separator: " ").map(String.init) }
+        try #require(lines.count == 6, "\(output.text) \(output.standardError)")
+        let before = try #require(Int(lines[0][1]))
+        #expect(before > 10)
+        #expect(lines[0] == ["full", "\(before)", "storage_full"])
+        #expect(lines[1] == ["kept", "\(before)"])
+        #expect(lines[2] == ["refused", "storage_full"])
+        #expect(lines[3] == ["again", "20"])
+        #expect(lines[4] == ["kept", "\(before + 20)"])
+        #expect(lines[5] == ["problems", "0", "\(before + 20)"])
+    }
 }

@@ -1,90 +1,35 @@
-import Dispatch
 import EventStreams
 import Foundation
-import Synchronization
 
-// A process to be killed: appends from four threads and tells at once what was acknowledged.
+// What is done to a log on purpose.
 //
 //     StreamTorture DIRECTORY DURABILITY ROUND
 //
-// A line for each event, written when its append has completed: `A ID NAME`. A fifth thread follows the log from its
-// head and tells what it sees, durable or not: `S ID NAME`. A name is ROUND/THREAD/SERIAL, and begins the payload.
-
-func fail(_ reason: String, status: CInt) -> Never {
-    let line = "StreamTorture: \(reason)\n"
-    _ = line.withCString { write(2, $0, strlen($0)) }
-    exit(status)
-}
-
-/// One write(2): lines of several threads do not mix, and nothing stays in a buffer of this process.
-func tell(_ line: String) {
-    _ = (line + "\n").withCString { write(1, $0, strlen($0)) }
-}
-
-func newEvent(_ name: String, serial: Int) -> NewEvent {
-    var time = timespec()
-    clock_gettime(CLOCK_REALTIME, &time)
-    return NewEvent(
-        topic: "torture", type: "torture", payload: Array((name + "|").utf8) + filler(serial),
-        acceptedUnixNano: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec), idempotencyKey: name)
-}
-
-/// The test computes the same.
-func filler(_ serial: Int) -> [UInt8] {
-    (0..<serial * 37 % 3_000).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ serial) }
-}
-
-final class Outcome: Sendable {
-    let result = Mutex<Result<[AppendReceipt], StreamError>?>(nil)
-    let isKnown = DispatchSemaphore(value: 0)
-}
-
-func publish(to stream: any EventStream, _ durability: Durability, round: Int, thread: Int) {
-    var serial = 0
-    while true {
-        let serials = serial...serial + serial % 3
-        let names = serials.map { "\(round)/\(thread)/\($0)" }
-        let outcome = Outcome()
-        stream.append(zip(names, serials).map { newEvent($0, serial: $1) }, durability: durability) { result in
-            outcome.result.withLock { $0 = result }
-            outcome.isKnown.signal()
-        }
-        outcome.isKnown.wait()
-        switch outcome.result.withLock({ $0 }) {
-        case .success(let receipts):
-            for (receipt, name) in zip(receipts, names) { tell("A \(receipt.id) \(name)") }
-            serial += names.count
-        case .failure(let error) where error.code == .full: sched_yield()
-        case .failure(let error): fail("\(error)", status: 1)
-        case nil: fail("an append completed without a result", status: 1)
-        }
-    }
-}
+// A process to be killed: appends from four threads and tells at once what was acknowledged. A line for each event,
+// written when its append has completed: `A ID NAME`. A fifth thread follows the log from its head and tells what it
+// sees, durable or not: `S ID NAME`. A name is ROUND/THREAD/SERIAL, and begins the payload.
+//
+//     StreamTorture kills DIRECTORY DURABILITY KILLS
+//
+// The killer: starts such a process again and again, kills it at a random moment, and checks what it has left.
+//
+//     StreamTorture full DIRECTORY BYTES
+//
+// Appends until no file may grow beyond BYTES, or, with 0, until the file system is full; makes room, and appends again.
 
 let arguments = CommandLine.arguments
-guard arguments.count == 4, let durability = Durability(rawValue: arguments[2]), let round = Int(arguments[3]) else {
-    fail("usage: StreamTorture DIRECTORY DURABILITY ROUND", status: 64)
-}
-
 do {
-    let store = try EmbeddedEventStore(configuration: EmbeddedStoreConfiguration(directory: arguments[1]))
-    let stream = try store.stream(tenant: "torture")
-    let start = stream.head
-    let appended = DispatchSemaphore(value: 0)
-    let wake = stream.onAppend { appended.signal() }
-    for thread in 0..<4 {
-        Thread.detachNewThread { publish(to: stream, durability, round: round, thread: thread) }
+    if arguments.count == 5, arguments[1] == "kills", let durability = Durability(rawValue: arguments[3]),
+        let kills = Int(arguments[4])
+    {
+        try Killer(directory: arguments[2], durability: durability).run(kills: kills)
+    } else if arguments.count == 4, arguments[1] == "full", let limit = UInt64(arguments[3]) {
+        try fillDisk(directory: arguments[2], limit: limit)
+    } else if arguments.count == 4, let durability = Durability(rawValue: arguments[2]), let round = Int(arguments[3]) {
+        try publishUntilKilled(directory: arguments[1], durability: durability, round: round)
+    } else {
+        fail("usage: StreamTorture [kills|full] DIRECTORY …, see main.swift", status: 64)
     }
-    var last = start
-    while true {
-        let events = try stream.read(after: last, limit: 100, byteLimit: 1 << 20)
-        for event in events {
-            last = event.offset
-            tell("S \(stream.id(of: event)) \(String(decoding: event.payload.prefix { $0 != 124 }, as: UTF8.self))")
-        }
-        if events.isEmpty { appended.wait() }
-    }
-    withExtendedLifetime((store, wake)) {}
 } catch {
     fail("\(error)", status: 1)
 }

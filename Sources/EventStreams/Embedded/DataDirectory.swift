@@ -61,18 +61,7 @@ final class DataDirectory: Sendable {
 
     /// The 32 random bytes that sign event ids; created with the database, never replaced.
     func loadKey(creating: Bool) throws(StreamError) -> [UInt8] {
-        let descriptor = open(keyPath, O_RDONLY | O_CLOEXEC)
-        if descriptor >= 0 {
-            defer { close(descriptor) }
-            guard let key = Self.read(descriptor, atMost: 33) else { throw Self.failure("read \(keyPath)") }
-            guard key.count == 32 else {
-                throw StreamError(
-                    code: .incompatible,
-                    cause: "\(keyPath) holds \(key.count == 33 ? "more than 32" : "\(key.count)") bytes instead of 32; "
-                        + "restore it from a backup")
-            }
-            return key
-        }
+        if Self.size(of: keyPath) != nil { return try Self.readKey(keyPath) }
         guard errno == ENOENT else { throw Self.failure("open \(keyPath)") }
         guard creating else {
             throw StreamError(
@@ -97,12 +86,31 @@ final class DataDirectory: Sendable {
         return key
     }
 
+    static func readKey(_ path: String) throws(StreamError) -> [UInt8] {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw failure("open \(path)") }
+        defer { close(descriptor) }
+        guard let key = read(descriptor, atMost: 33) else { throw failure("read \(path)") }
+        guard key.count == 32 else {
+            throw StreamError(
+                code: .incompatible,
+                cause: "\(path) holds \(key.count == 33 ? "more than 32" : "\(key.count)") bytes instead of 32; "
+                    + "restore it from a backup")
+        }
+        return key
+    }
+
     /// Makes created and renamed files durable.
     func sync() throws(StreamError) {
         let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw Self.failure("open \(path)") }
         defer { close(descriptor) }
         guard fsync(descriptor) == 0 else { throw Self.failure("sync \(path)") }
+    }
+
+    /// Of the database and its write-ahead log.
+    var databaseBytes: Int {
+        ["", "-wal", "-shm"].reduce(0) { $0 + (Self.size(of: databasePath + $1) ?? 0) }
     }
 
     /// nil when there is no such file.

@@ -49,6 +49,35 @@ public final class EmbeddedEventStore: Sendable {
         return statistics
     }
 
+    /// What a compaction did. Sizes are those of the files.
+    public struct Compaction: Sendable, Equatable {
+        public var removedEvents: UInt64
+        public var bytesBefore: Int
+        public var bytesAfter: Int
+    }
+
+    /// Removes what retention does not keep any more, of every tenant, and gives the space back to the file system.
+    ///
+    /// Blocks, and appends wait, for as long as it takes to write the file anew; needs as much free space as what
+    /// remains. Not for a store that serves.
+    public func compact() throws(StreamError) -> Compaction {
+        let before = core.directory.databaseBytes
+        for tenant in try core.database.tenants() { _ = try core.stream(tenant: tenant) }
+        let retired = statistics.retiredEvents
+        let failed = statistics.failedRetentionSteps
+        core.writer.maintain()
+        let statistics = self.statistics
+        if statistics.failedRetentionSteps > failed {
+            throw statistics.failure
+                ?? StreamError(
+                    code: .unavailable, cause: "old events could not be removed; isotherm log verify says more")
+        }
+        try core.database.vacuum()
+        return Compaction(
+            removedEvents: statistics.retiredEvents - retired, bytesBefore: before,
+            bytesAfter: core.directory.databaseBytes)
+    }
+
     /// Refuses further appends, writes what waits, marks the clean end and lets go of the directory. Idempotent.
     ///
     /// Blocks until all is written; completions run before it returns. Not to be called from a completion.

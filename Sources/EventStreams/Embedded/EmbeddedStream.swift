@@ -187,6 +187,17 @@ final class StoreCore: Sendable {
         isFailing.store(error != nil, ordering: .releasing)
     }
 
+    /// Nobody has asked for these logs since the start, and their events grow old all the same.
+    func loadAgedLogs() {
+        let age = configuration.retentionAge.clampedNanoseconds
+        let now = configuration.now()
+        let tenants = (try? database.tenants(withEventsBefore: now > age ? now - age : 0)) ?? []
+        // A damaged log says so when it is used; the next sweep tries again.
+        for tenant in tenants where (try? stream(tenant: tenant)) == nil {
+            statistics.withLock { $0.failedRetentionSteps += 1 }
+        }
+    }
+
     var allStreams: [EmbeddedStream] { streams.withLock { Array($0.byTenant.values) } }
 
     func stream(tenant: String) throws(StreamError) -> EmbeddedStream {

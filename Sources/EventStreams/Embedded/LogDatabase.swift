@@ -334,6 +334,31 @@ final class LogDatabase: @unchecked Sendable {
         }
     }
 
+    /// Logs whose first event was accepted before a time.
+    func tenants(withEventsBefore cutoff: UInt64) throws(StreamError) -> [String] {
+        try write("look for old events") { db in
+            try String.fetchAll(
+                db,
+                sql: """
+                    SELECT tenant FROM logs WHERE events > 0 AND (SELECT accepted FROM events
+                    WHERE position >= logs.id << \(EventPosition.offsetBits) ORDER BY position LIMIT 1) < ?
+                    """, arguments: [Int64(bitPattern: cutoff)])
+        }
+    }
+
+    /// The names of all logs.
+    func tenants() throws(StreamError) -> [String] {
+        try write("read the tenants") { db in try String.fetchAll(db, sql: "SELECT tenant FROM logs ORDER BY tenant") }
+    }
+
+    /// Writes the file anew without what was freed. Needs as much space again while it runs.
+    func vacuum() throws(StreamError) {
+        try write("compact the log") { db in
+            try self.setSynchronous(db, full: true)
+            try db.execute(sql: "VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
+        }
+    }
+
     // MARK: Closing
 
     /// Marks a clean end: with the offsets that failed commits have used up, so that the epoch can go on.
@@ -431,9 +456,10 @@ final class LogDatabase: @unchecked Sendable {
     }
 
     func run(_ db: Database, _ statement: OpaquePointer) throws {
+        SystemReason.clear()
         let code = sqlite3_step(statement)
         guard code == SQLITE_DONE else {
-            let error = Self.failure(db, code)
+            let error = Self.failure(db, code, SystemReason.last)
             sqlite3_reset(statement)
             throw error
         }
@@ -450,11 +476,13 @@ final class LogDatabase: @unchecked Sendable {
 
     // MARK: Errors
 
-    static func failure(_ db: Database, _ code: CInt) -> DatabaseError {
+    /// - Parameter last: the system's last error, if it can only be of this statement: SQLite does not keep that of a
+    ///   commit.
+    static func failure(_ db: Database, _ code: CInt, _ last: CInt = 0) -> DatabaseError {
         var text = db.lastErrorMessage ?? ""
         if let connection = db.sqliteConnection, code & 0xff == SQLITE_IOERR {
             // Lack of space has more than one name, and SQLite knows only one of them.
-            let reason = sqlite3_system_errno(connection)
+            let reason = last != 0 ? last : sqlite3_system_errno(connection)
             if SystemReason.isLackOfSpace(reason) { return DatabaseError(resultCode: .SQLITE_FULL, message: text) }
             text += " (\(SystemReason.describe(reason)))"
         }

@@ -70,6 +70,7 @@ final class LogWriter: Sendable {
         let configuration = core.configuration
         let maintenanceInterval: UInt64 = 1_000_000_000
         var nextMaintenance = WallClock.monotonicNano() + maintenanceInterval
+        var nextSweep: UInt64 = 0
         let retry = configuration.recoveryInterval
         var retryDelay = retry.lowerBound.clampedNanoseconds
         var nextRetry: UInt64?
@@ -116,9 +117,15 @@ final class LogWriter: Sendable {
                 }
             }
             if now >= nextMaintenance || !work.maintenance.isEmpty {
+                if now >= nextSweep {
+                    core.loadAgedLogs()
+                    nextSweep = now + 60 * maintenanceInterval
+                }
+                // Half of the time at most for an index that has far to go, unless somebody waits for it.
+                let end = work.maintenance.isEmpty ? now + maintenanceInterval / 2 : .max
                 for stream in core.allStreams {
                     retire(stream, core, isThorough: true)
-                    while inbox.withLock({ $0.ending == nil }),
+                    while WallClock.monotonicNano() < end, inbox.withLock({ $0.ending == nil }),
                         core.indexer.step(stream, core, weight: 1_024, isIdle: true)
                     {
                         writeWaiting(core)

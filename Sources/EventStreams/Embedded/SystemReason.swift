@@ -7,6 +7,10 @@
 #endif
 
 enum SystemReason {
+    /// Of this thread.
+    static var last: CInt { errno }
+    static func clear() { errno = 0 }
+
     /// A full disk, a quota, or a limit on a file's size.
     static func isLackOfSpace(_ reason: CInt) -> Bool {
         reason == ENOSPC || reason == EDQUOT || reason == EFBIG

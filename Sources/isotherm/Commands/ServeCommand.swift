@@ -76,6 +76,8 @@ struct ServeCommand: AsyncParsableCommand {
         }
         // A device that is gone is an error of one write, not the end of the program.
         signal(SIGPIPE, SIG_IGN)
+        // A limit on the size of files is a full disk, not the end either.
+        signal(SIGXFSZ, SIG_IGN)
         let group = ServiceGroup(
             configuration: .init(
                 services: [

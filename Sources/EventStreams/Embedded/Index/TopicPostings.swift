@@ -127,6 +127,20 @@ struct TopicPostings {
         return .places(places)
     }
 
+    /// Of all events, ascending; nil for bytes that are no postings.
+    static func places(_ bytes: UnsafeRawBufferPointer) -> [Int]? {
+        var reader = Reader(bytes: bytes)
+        var places: [Int] = []
+        guard let damaged = reader.number(), reader.places(damaged, from: 0, into: &places) else { return nil }
+        while reader.offset < bytes.count {
+            guard let topic = reader.number(), reader.take(topic) != nil, let type = reader.number(),
+                reader.take(max(0, type - 1)) != nil, let count = reader.number(), reader.number() != nil,
+                reader.places(count, from: 0, into: &places)
+            else { return nil }
+        }
+        return places.sorted()
+    }
+
     private struct Reader {
         let bytes: UnsafeRawBufferPointer
         var offset = 0
