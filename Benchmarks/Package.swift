@@ -39,7 +39,7 @@ let package = Package(
             swiftSettings: swiftSettings),
         .executableTarget(
             name: "StreamBench",
-            dependencies: ["BenchSupport", .product(name: "EventStreams", package: "isotherm")],
+            dependencies: ["BenchSupport", "CAllocations", .product(name: "EventStreams", package: "isotherm")],
             swiftSettings: swiftSettings),
         // In C: it must cost less than what exports to it.
         .executableTarget(name: "OTLPSink", cSettings: [.unsafeFlags(["-O2"])]),
