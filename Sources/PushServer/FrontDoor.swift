@@ -19,7 +19,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
-    private enum State {
+    enum State {
         case readingHead
         case readingBody(RequestHead, topic: Substring)
         /// The answer of a publish request is not there yet. Reading is paused.
@@ -29,22 +29,24 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         case closed
     }
 
-    private let server: ServerCore
+    let server: ServerCore
     private let hubLoop: HubLoop
-    private let connection: Connection
+    let connection: Connection
     /// Behind TLS: a stream cannot be sent past the channel.
     private let isSecure: Bool
     /// Takes the connection for a general codec, whose handlers it adds after this one.
     private let handOverChannel: (any Channel, GeneralCodec) -> Void
-    private var state = State.readingHead
-    private var received = ByteBuffer()
+    var state = State.readingHead
+    var received = ByteBuffer()
     /// Bytes of an unfinished head that were looked at.
     private var scanned = 0
     /// Nil once it is not for this handler to say how long things may take.
-    private var timer: PaceTimer?
-    private var isReadPaused = false
+    var timer: PaceTimer?
+    var isReadPaused = false
+    /// Runs while the client takes none of its answers: nothing more is read from it, and when it fires, it is closed.
+    private var stall: Scheduled<Void>?
     /// The request's `Origin`.
-    private var origin: String?
+    var origin: String?
 
     init(
         server: ServerCore, hubLoop: HubLoop, connection: Connection,
@@ -70,9 +72,11 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     func handlerRemoved(context: ChannelHandlerContext) { stopTiming() }
 
-    private func stopTiming() {
+    func stopTiming() {
         timer?.cancel()
         timer = nil
+        stall?.cancel()
+        stall = nil
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -118,18 +122,65 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         context.close(promise: nil)
     }
 
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        if event is ChannelShouldQuiesceEvent, case .readingHead = state, received.readableBytes == 0 {
-            connection.ends(.drained)
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if stall != nil, context.channel.isWritable {
+            stall?.cancel()
+            stall = nil
+            resumeReading(context)
+            proceed(context)
+            timer?.arm(on: context.eventLoop)
+        }
+        context.fireChannelWritabilityChanged()
+    }
+
+    private func pauseReading(_ context: ChannelHandlerContext) {
+        isReadPaused = true
+        _ = context.channel.setOption(.autoRead, value: false)
+    }
+
+    func resumeReading(_ context: ChannelHandlerContext) {
+        guard isReadPaused else { return }
+        isReadPaused = false
+        _ = context.channel.setOption(.autoRead, value: true)
+    }
+
+    /// A client that sends and does not read would fill the memory with its answers.
+    func waitForReader(_ context: ChannelHandlerContext) {
+        pauseReading(context)
+        let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+        stall = context.eventLoop.scheduleTask(in: TimeAmount(server.configuration.delivery.stallTimeout)) {
+            let (door, context) = bound.value
+            door.connection.ends(.stalled)
             context.close(promise: nil)
         }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if event is ChannelShouldQuiesceEvent {
+            if timer?.pace.phase == .idle {
+                closeIfIdle(context)
+            } else {
+                // A first request may be under way.
+                let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+                context.eventLoop.scheduleTask(in: .milliseconds(500)) {
+                    let (door, context) = bound.value
+                    door.closeIfIdle(context)
+                }
+            }
+        }
         context.fireUserInboundEventTriggered(event)
+    }
+
+    private func closeIfIdle(_ context: ChannelHandlerContext) {
+        guard case .readingHead = state, received.readableBytes == 0 else { return }
+        connection.ends(.drained)
+        context.close(promise: nil)
     }
 
     // MARK: Requests
 
     private func proceed(_ context: ChannelHandlerContext) {
-        while true {
+        while stall == nil {
             switch state {
             case .readingHead:
                 skipBlankLines()
@@ -172,8 +223,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 publish(head, topic: String(topic), payload: payload, context)
                 if case .publishing = state {
                     // A pipelined request waits in the socket until this one is answered.
-                    isReadPaused = true
-                    _ = context.channel.setOption(.autoRead, value: false)
+                    pauseReading(context)
                     return
                 }
             case .publishing, .stream, .handedOver, .closed:
@@ -222,7 +272,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
             return true
         }
-        if !isSecure, head.method == "GET", Self.isOfTopics(head.path),
+        if !isSecure, head.method == "GET", Self.isOfTopics(head.path), hasSentAll(context),
             head.contentLength ?? 0 == 0, let query = QueryString(head.query),
             RequestFields(query: query, field: { head.first($0) }).wantsStream
         {
@@ -232,6 +282,11 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
         handOver(to: .http1, context)
         return false
+    }
+
+    /// Nothing waits in the channel that a stream, which goes past it, could overtake.
+    private func hasSentAll(_ context: ChannelHandlerContext) -> Bool {
+        (try? context.channel.syncOptions?.getOption(.bufferedWritableBytes)) == 0
     }
 
     /// Batches are parsed by the router's route.
@@ -274,120 +329,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                     door.proceed(context)
                 }
             }
-        }
-    }
-
-    private func answer(
-        _ result: Result<PublishReply, GatewayError>, keepsOpen: Bool, _ context: ChannelHandlerContext
-    ) {
-        guard case .publishing = state, context.channel.isActive else { return }
-        switch result {
-        case .success(let reply):
-            let traceID = reply.traceID.description
-            var body = JSONWriter()
-            body.beginObject()
-            body.field("id", reply.receipts[0].id)
-            body.field("trace_id", traceID)
-            if reply.receipts[0].isDuplicate { body.field("duplicate", true) }
-            body.endObject()
-            body.bytes.append(UInt8(ascii: "\n"))
-            respond(
-                status: 202, fields: [("X-Trace-ID", traceID)], type: "application/json", body: body.bytes,
-                keepsOpen: keepsOpen, context)
-            server.count(.publish, status: 202)
-        case .failure(let error):
-            let problem = Problem(error)
-            respond(
-                status: problem.status, fields: problem.headFields, type: "application/problem+json",
-                body: problem.body, keepsOpen: keepsOpen, context)
-            server.count(.publish, status: problem.status)
-        }
-        state = keepsOpen ? .readingHead : .closed
-        if keepsOpen {
-            timer?.pace.enter(received.readableBytes > 0 ? .head : .idle, now: .now())
-            timer?.arm(on: context.eventLoop)
-        } else {
-            connection.ends(.answered)
-        }
-        if isReadPaused {
-            isReadPaused = false
-            _ = context.channel.setOption(.autoRead, value: true)
-        }
-    }
-
-    /// Answers a request whose rest is not read, and closes.
-    private func refuse(
-        _ problem: Problem, as end: ConnectionEnd, route: Route, _ context: ChannelHandlerContext
-    ) {
-        connection.ends(end)
-        respond(
-            status: problem.status, fields: problem.headFields, type: "application/problem+json", body: problem.body,
-            keepsOpen: false, context)
-        server.count(route, status: problem.status)
-        state = .closed
-    }
-
-    private func refuseHead(_ context: ChannelHandlerContext) {
-        let problem = Problem(
-            status: 431, kind: "head_too_large", title: "The request head is too large",
-            detail: "the limits are \(server.configuration.maxHeadBytes) bytes and "
-                + "\(server.configuration.limits.headFields) fields")
-        refuse(problem, as: .malformed, route: .other, context)
-    }
-
-    /// For whom there is no room. A browser's EventSource would take an error for the end of all: it gets an empty stream
-    /// that tells it when to come back.
-    private func turnAway(_ error: GatewayError, _ head: RequestHead, _ context: ChannelHandlerContext) {
-        guard Shedding.applies(to: error, accept: head.first("accept")) else {
-            return refuse(Problem(error), as: .refused, route: .other, context)
-        }
-        connection.ends(.refused)
-        let answer = server.streamHead(origin: origin) + server.shed(error)
-        finish(after: context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: answer))), context)
-        server.count(.listen, status: 200)
-        state = .closed
-    }
-
-    private func timedOut(_ end: ConnectionEnd, _ context: ChannelHandlerContext) {
-        guard end != .idle, received.readableBytes > 0 else {
-            connection.ends(end)
-            return context.close(promise: nil)
-        }
-        let limits = server.configuration
-        let problem = Problem(
-            status: 408, kind: "too_slow", title: "The request came too slowly",
-            detail: "a head may take \(limits.headTimeout), a body must bring \(limits.limits.bodyRate) bytes a second")
-        refuse(problem, as: end, route: .other, context)
-    }
-
-    private func respond(
-        status: Int, fields: [(name: String, value: String)], type: String, body: [UInt8], keepsOpen: Bool,
-        _ context: ChannelHandlerContext
-    ) {
-        var head = "HTTP/1.1 \(status) \(ReasonPhrase.of(status))\r\nContent-Type: \(type)\r\n"
-        head += "Content-Length: \(body.count)\r\nDate: \(server.dates.now)\r\n"
-        for field in fields { head += "\(field.name): \(field.value)\r\n" }
-        for field in server.corsFields(origin: origin) { head += "\(field.name): \(field.value)\r\n" }
-        if !keepsOpen { head += "Connection: close\r\n" }
-        head += "\r\n"
-        var buffer = context.channel.allocator.buffer(capacity: head.utf8.count + body.count)
-        buffer.writeString(head)
-        buffer.writeBytes(body)
-        let written = context.writeAndFlush(wrapOutboundOut(buffer))
-        if !keepsOpen { finish(after: written, context) }
-    }
-
-    /// Half close first: closing at once, with request bytes unread, would reset the connection and could take the answer
-    /// with it.
-    private func finish(after written: EventLoopFuture<Void>, _ context: ChannelHandlerContext) {
-        stopTiming()
-        let channel = context.channel
-        // Whoever does not even take the answer is not waited for.
-        let patience = channel.eventLoop.scheduleTask(in: .seconds(5)) { channel.close(promise: nil) }
-        written.whenComplete { _ in
-            patience.cancel()
-            channel.close(mode: .output, promise: nil)
-            channel.eventLoop.scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
         }
     }
 

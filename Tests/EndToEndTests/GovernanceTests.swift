@@ -45,6 +45,44 @@ struct GovernanceTests {
         withExtendedLifetime(devices) {}
     }
 
+    @Test("a browser that was turned away comes back by itself, and gets its stream once there is room")
+    func browser() throws {
+        let server = try IsothermProcess(arguments: [
+            "--set", "cors.allowed_origins=*", "--set", "delivery.max_connections=1", "--set",
+            "limits.shed_retry=200ms",
+        ])
+        let directory = IsothermProcess.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let page = """
+            <!doctype html><script>
+            const server = "http://127.0.0.1:\(server.port)";
+            const source = new EventSource(server + "/v1/events/t?group=browser");
+            source.onmessage = event => {
+                source.close();
+                fetch(server + "/v1/events/seen", {method: "POST", mode: "no-cors", body: event.data});
+            };
+            </script>
+            """
+        try page.write(toFile: directory + "/page.html", atomically: true, encoding: .utf8)
+        let first = try Device(port: server.port, "/v1/events/t")
+        let browser = try ChildProcess(
+            Browser.path,
+            Browser.arguments(profile: directory + "/profile")
+                + ["--remote-debugging-port=0", "file://\(directory)/page.html"])
+        try Wait.until(seconds: 40, "it has been turned away several times") {
+            try server.metric("isotherm_streams_shed_total{reason=\"too_many_connections\"}") ?? 0 >= 3
+        }
+        first.connection.abort()
+        try Wait.until("it has its stream") {
+            try server.metric("isotherm_connections{tenant=\"default\",device_group=\"browser\"}") == 1
+        }
+        try server.publish("t", "at last")
+        try Wait.until("the page has seen it") {
+            try server.metric("isotherm_stream_head_offset{tenant=\"default\"}") == 2
+        }
+        browser.stop()
+    }
+
     @Test("a place that was given up is free again")
     func placesReturn() throws {
         let server = try IsothermProcess(arguments: [

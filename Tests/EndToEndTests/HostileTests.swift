@@ -109,6 +109,30 @@ struct HostileTests {
             })
     }
 
+    @Test("a client that publishes and does not read is held back; it gets all its answers, or is closed")
+    func neverReads() throws {
+        let server = try IsothermProcess(arguments: [
+            "--set", "gateway.durability=memory", "--set", "delivery.stall_timeout=2s",
+        ])
+        let connection = try RawConnection(port: server.port, receiveBuffer: 4_096)
+        let request = Array("POST /v1/events/t HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".utf8)
+        // The answers would take 100 MB, were the server to read on; what it has not read waits here, unsent.
+        var sent = 0
+        let batch = [UInt8]((0..<1_000).map { _ in request }.joined())
+        while sent < 500_000 * request.count, let count = connection.sendWithoutWaiting(batch) { sent += count }
+        #expect(sent < 100_000 * request.count, "\(sent / request.count) requests were taken")
+        let published = try #require(try server.metric("isotherm_events_published_total{tenant=\"default\"}"))
+        #expect(published < 50_000)
+        try Wait.until("it is closed") {
+            try server.metric("isotherm_http_connections_closed_total{reason=\"stalled\"}") == 1
+        }
+        // One that reads in the end has them all.
+        let slow = try RawConnection(port: server.port, receiveBuffer: 4_096)
+        try slow.send([UInt8]((0..<3_000).map { _ in request }.joined()))
+        try slow.send("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        #expect(slow.receiveAll().components(separatedBy: "HTTP/1.1 202 ").count == 3_001)
+    }
+
     @Test("a Last-Event-ID of 10 MB is refused; a long one within the head's limit is a foreign one")
     func longCursor() throws {
         let server = try IsothermProcess()

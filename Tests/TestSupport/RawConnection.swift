@@ -56,6 +56,16 @@ public final class RawConnection {
         }
     }
 
+    /// How many bytes the kernel took within half a second; nil when it took none.
+    public func sendWithoutWaiting(_ bytes: [UInt8]) -> Int? {
+        var poller = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        guard poll(&poller, 1, 500) > 0 else { return nil }
+        let count = bytes.withUnsafeBytes {
+            Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+        }
+        return count > 0 ? count : nil
+    }
+
     /// Exactly so many bytes.
     public func receive(bytes count: Int) throws -> String {
         var bytes: [UInt8] = []
