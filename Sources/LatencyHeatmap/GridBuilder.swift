@@ -307,6 +307,8 @@ struct GridBuilder {
                 rows[index].row.cells[column]?.compare(with: other.cells[column])
             }
             rows[index].row.total.compare(with: other.total)
+            rows[index].row.baseline = other.cells
+            rows[index].row.baselineTotal = other.total
         }
     }
 }

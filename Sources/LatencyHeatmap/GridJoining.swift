@@ -36,9 +36,14 @@ extension HeatmapGrid {
         grid.windows = parts.map { Window(start: windows[$0.lowerBound].start, end: windows[$0.upperBound - 1].end) }
         grid.windowSeconds = length
         grid.rows = rows.map { row in
-            Row(
-                group: row.group, cells: parts.map { Cell.joined(row.cells[$0].compactMap(\.self), measure) },
-                total: row.total)
+            func joined(_ cells: [Cell?]) -> [Cell?] {
+                cells.isEmpty ? [] : parts.map { Cell.joined(cells[$0].compactMap(\.self), measure) }
+            }
+            var longer = row
+            longer.cells = joined(row.cells)
+            longer.baseline = joined(row.baseline)
+            for (column, baseline) in longer.baseline.enumerated() { longer.cells[column]?.compare(with: baseline) }
+            return longer
         }
         return grid
     }

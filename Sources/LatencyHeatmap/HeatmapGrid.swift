@@ -34,6 +34,9 @@ public struct HeatmapGrid: Sendable {
         public internal(set) var cells: [Cell?]
         /// Over all windows of the grid, from the merged sketches.
         public internal(set) var total: Cell
+        /// What the cells are compared with, one for each window; empty when they are not.
+        var baseline: [Cell?] = []
+        var baselineTotal: Cell?
     }
 
     public let quantile: Double

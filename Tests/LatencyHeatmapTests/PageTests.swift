@@ -41,6 +41,37 @@ struct PageTests {
         try check("use", grid, against: HeatmapJSON.render(grid))
     }
 
+    @Test("marks of a comparison are the engine's, for other quantiles, windows and zones too")
+    func compares() throws {
+        let engine = try PageFixtures.engine(groups: PageFixtures.names, minutes: 24, perCell: 300)
+        let range = [("since", "2026-11-23T08:12:00Z"), ("compare", "12m")].map { (name: $0.0, value: $0.1) }
+        let asked = try engine.grid(range)
+        let grids = try [
+            "asked": asked, "median": try engine.grid(range + [("quantile", "p50")]),
+            "longer": try engine.grid(range + [("window", "5m")]), "zone": asked,
+        ].map { "\"\($0.key)\":\(HeatmapJSON.render($0.value))" }
+        try check("compare", asked, against: "{\(grids.joined(separator: ","))}")
+        try check("look", asked, against: HeatmapJSON.render(asked))
+    }
+
+    @Test("columns that are joined are compared as longer windows are")
+    func joinsComparisons() throws {
+        let engine = try PageFixtures.engine(groups: Array(PageFixtures.hundred.prefix(4)), minutes: 240, perCell: 30)
+        let range = [("since", "2026-11-23T10:00:00Z"), ("compare", "2h")].map { (name: $0.0, value: $0.1) }
+        let joined = try engine.grid(range + [("window", "1m")]).joined(toAtMost: 8)
+        let longer = try engine.grid(range + [("window", "15m")])
+        #expect(joined.windowSeconds == 900)
+        #expect(joined.rows.map { $0.cells.map { $0?.change } } == longer.rows.map { $0.cells.map { $0?.change } })
+        #expect(joined.rows.contains { $0.cells.contains { $0?.change?.verdict == .slower } })
+    }
+
+    @Test("a hundred groups by a day of minutes are a page of at most 300 kB, with some room")
+    func size() throws {
+        let engine = try PageFixtures.engine(groups: PageFixtures.hundred, minutes: 1_440, perCell: 12)
+        let html = HeatmapHTML.render(try engine.grid([("window", "1m")]), options: Self.options)
+        #expect(html.utf8.count <= 292_000, "\(html.utf8.count)")
+    }
+
     @Test("hostile names are text, and ask nobody")
     func hostile() throws {
         let names = [

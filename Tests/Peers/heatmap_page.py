@@ -2,6 +2,7 @@
 
     heatmap_page.py look PAGE.html GRID.json     table, requests, accessibility, in four forms
     heatmap_page.py use PAGE.html GRID.json      keys, pointer, quantiles, windows, exports
+    heatmap_page.py compare PAGE.html GRIDS.json marks of a comparison, for other quantiles and windows too
     heatmap_page.py plain PAGE.html…             accessibility and requests of pages without a script
     heatmap_page.py windows PAGE.html GRID.csv   the canvas of each window, against the CSV of the same grid
 """
@@ -45,6 +46,7 @@ def label(cell):
     mark = "*" if cell["state"] == "revised" else ""
     if cell["count"] < 20:
         return "--" + mark
+    mark = {"slower": "▲", "faster": "▼"}.get(cell.get("change", {}).get("verdict"), "") + mark
     return ("~" if cell["count"] < 59 else "") + milliseconds(cell["value_ns"]) + " " + cell["level"][0].upper() + mark
 
 
@@ -97,6 +99,41 @@ def open_cell(view):
     assert view.run("document.getElementById('panel').hidden") is False
 
 
+def choose(view, name, value):
+    view.run(f"""(s => {{ s.value = {json.dumps(value)}; s.dispatchEvent(new Event('change')); }})(
+        [...document.querySelectorAll('#tools label')].find(l => l.textContent.startsWith('{name}')).querySelector('select'))""")
+
+
+def compare(browser, page, grids):
+    """The engine's verdicts on each question are the page's, which has the answer to the first one only."""
+    def marks(rows, columns):
+        return [[row[0]] + [re.sub("[^▲▼]", "", cell) for cell in row[1:columns]] for row in rows]
+    view = browser.open(page)
+    for question in ["asked", "median", "longer", "zone"]:
+        grid = grids[question]
+        wanted = expected(grid)
+        columns = len(wanted[0])
+        if question == "median":
+            choose(view, "Quantile", "0.5")
+        if question == "longer":
+            choose(view, "Quantile", str(grid["quantile"]))
+            choose(view, "Window", str(grid["window_seconds"]))
+        if question == "zone":
+            choose(view, "Window", str(grid["window_seconds"]))
+            choose(view, "Zone", "UTC")
+        found = marks(view.run(TABLE)[1:], columns)
+        assert found == marks(wanted, columns), (question, found, marks(wanted, columns))
+        assert {"▲", "▼"} <= set("".join(sum(found, []))) or question == "longer", (question, found)
+    choose(view, "Quantile", str(grids["asked"]["quantile"]))
+    place, cell = next((place, cell) for place, cell in enumerate(grids["asked"]["groups"][2]["cells"])
+                       if cell and cell["change"]["verdict"] == "slower")
+    view.run(f"document.querySelector('#table tbody').rows[2].cells[{place + 1}].click()")
+    text = view.run("document.getElementById('panel').innerText")
+    assert f"against {grids['asked']['compared_with']}" in text and "slower for sure" in text, text
+    assert f"{milliseconds(cell['change']['baseline_ns'])} ms of n={cell['change']['baseline_count']:,}" in text, (text, cell)
+    assert view.errors() == [], view.errors()
+
+
 def use(browser, page, grid):
     view = browser.open(page)
     focused = "document.activeElement.parentNode.sectionRowIndex + ',' + document.activeElement.cellIndex"
@@ -128,13 +165,9 @@ def use(browser, page, grid):
     tip = view.run("document.getElementById('tip').textContent")
     assert grid["groups"][1]["group"] in tip and f"n={cell['count']:,}" in tip, tip
 
-    def choose(name, value):
-        view.run(f"""(s => {{ s.value = {json.dumps(value)}; s.dispatchEvent(new Event('change')); }})(
-            [...document.querySelectorAll('#tools label')].find(l => l.textContent.startsWith('{name}')).querySelector('select'))""")
-
     # Another quantile, from the embedded sketches: to within what the report says of its own figures.
     for name, key in [("0.5", "p50_ns"), ("0.99", "p99_ns")]:
-        choose("Quantile", name)
+        choose(view, "Quantile", name)
         for row, group in zip(view.run(TABLE)[1:], grid["groups"], strict=True):
             for shown, cell in zip(row[1:], group["cells"] + [group["total"]]):
                 if cell is None or cell["count"] < 20:
@@ -142,7 +175,7 @@ def use(browser, page, grid):
                     continue
                 value = float(re.match(r"~?([\d.]+)", shown).group(1))
                 assert abs(value * 1e6 - cell[key]) <= 0.0055 * cell[key] + 0.51e6, (shown, cell)
-    choose("Quantile", str(grid["quantile"]))
+    choose(view, "Quantile", str(grid["quantile"]))
     assert [r[:total + 1] for r in view.run(TABLE)[1:]] == expected(grid)
 
     # Exports hold what is shown; longer windows lose nothing.
@@ -168,14 +201,14 @@ def use(browser, page, grid):
         assert windows == {(w["start"], w["end"]) for w in grid["windows"]}, windows
         lengths = view.run("""[...[...document.querySelectorAll('#tools label')].find(l => l.textContent.startsWith('Window'))
             .querySelectorAll('option')].map(o => o.value)""")
-        choose("Window", lengths[-1])
+        choose(view, "Window", lengths[-1])
         count, joined = counted(export("CSV"))
         assert count == grid["count"] and len(joined) < len(windows), (count, joined)
         assert export("PNG").startswith(b"\x89PNG")
         words = "".join(ElementTree.fromstring(export("SVG")).itertext())
         assert grid["groups"][0]["group"] in words, words
-    choose("Zone", "UTC")
-    choose("Order", "slowest")
+    choose(view, "Zone", "UTC")
+    choose(view, "Order", "slowest")
     slowest = max(grid["groups"], key=lambda g: g["total"]["value_ns"])["group"]
     assert view.run(TABLE)[1][0] == slowest
     assert view.errors() == [], view.errors()
@@ -228,7 +261,7 @@ def main():
         if task == "windows":
             windows(browser, address, content)
         else:
-            {"look": look, "use": use}[task](browser, address, json.loads(content))
+            {"look": look, "use": use, "compare": compare}[task](browser, address, json.loads(content))
     print("ok")
 
 

@@ -28,7 +28,7 @@ public enum HeatmapHTML {
     /// The table's columns are joined until there are at most so many; the script shows each window.
     static let maxColumns = 62
     /// What a document of 100 rows should not exceed.
-    static let size = 290_000
+    static let size = 278_000
 
     /// Strict also where the document is opened from a disk: nothing is loaded, only the script and the style that are in
     /// it are taken, and only a live page may ask, its own server.

@@ -14,8 +14,11 @@ import OTLP
 ///       when the grid has stages: which of them, as a number's bits, and the percents of all but the last;
 ///       the mean of the whole in ns, 9 bits
 ///       traces, and for each its latency in ns, 11 bits, and its 16 bytes
+///       in a comparison, what it is compared with: 1 or 0: whether there is anything; then
+///       0 unclear 1 slower 2 faster | quantile and largest | zeros and buckets, all as above
 ///     when the grid's windows were joined for the columns, for each group and each of the windows:
-///       latencies | from 20 on: bucket of the quantile, and its level where a level begins inside of the bucket
+///       latencies | from 20 on: bucket of the quantile, and its level where a level begins inside of the bucket;
+///       in a comparison 0 unclear 1 slower 2 faster
 ///
 /// Buckets are OpenTelemetry's indices at the scale that the header names. Scale, number of traces and the precision of the
 /// windows are the finest for which the body probably fits its limit: that is reckoned from some of the rows.
@@ -84,6 +87,7 @@ struct PageData {
         json.field("groups", grid.rows.prefix(rows).map { HeatmapHTML.visible($0.group) })
         json.field("stages", Self.stageNames(columns, rows).map(HeatmapHTML.visible))
         if let traceURL { json.field("traceURL", traceURL) }
+        if let comparison = grid.comparison { json.field("compared", HeatmapHTML.visible(comparison)) }
         json.endObject()
         header = json
     }
@@ -114,9 +118,14 @@ struct PageData {
     private static func cells(_ grid: HeatmapGrid, rows: [Int], scale: Int, traces: Int) -> [UInt8] {
         var coder = RangeEncoder()
         var cell = CellCoder(scale: scale, traces: traces, stages: stageNames(grid, grid.rows.count))
-        for row in rows {
-            for each in grid.rows[row].cells { cell.encode(each, &coder) }
-            cell.encode(grid.rows[row].total, &coder)
+        for row in rows.map({ grid.rows[$0] }) {
+            for (column, each) in row.cells.enumerated() {
+                cell.encode(each, &coder)
+                guard grid.comparison != nil else { continue }
+                cell.encode(baseline: row.baseline.isEmpty ? nil : row.baseline[column], each?.change, &coder)
+            }
+            cell.encode(row.total, &coder)
+            if grid.comparison != nil { cell.encode(baseline: row.baselineTotal, row.total.change, &coder) }
         }
         return coder.finish()
     }
@@ -129,37 +138,17 @@ struct PageData {
         var presence = Model(), exactness = Model(), bucket = Model(), quantile = Model(), largest = Model()
         var over = Model(), late = Model(), state = Model(), zeros = Model(), used = Model(), first = Model()
         var gap = Model(), few = Model(), many = Model(), mask = Model(), percent = Model(), mean = Model()
-        var traceCount = Model(), traceLatency = Model()
+        var traceCount = Model(), traceLatency = Model(), before = Model(), verdict = Model()
 
         mutating func encode(_ cell: HeatmapGrid.Cell?, _ coder: inout RangeEncoder) {
             coder.number(cell == nil ? 0 : 1, &presence)
             guard let cell else { return }
-            let position = BucketScale.position(nanoseconds: cell.quantileNano)
-            if position > 0, BucketScale.representative(position) == cell.quantileNano {
-                coder.number(0, &exactness)
-                coder.near(BucketScale.index(position, shift: 0), &bucket)
-            } else {
-                coder.number(1, &exactness)
-                coder.figure(cell.quantileNano, &quantile)
-            }
             let sketch = cell.sketch
-            coder.figure(sketch.max, bits: 10, &largest)
+            encodeValues(cell.quantileNano, sketch.max, &coder)
             coder.number(cell.overSLO, &over)
             coder.number(cell.late, &late)
             coder.number(cell.state == .open ? 0 : cell.state == .final ? 1 : 2, &state)
-            let (zeroCount, buckets) = PageData.buckets(sketch, scale: scale)
-            coder.number(zeroCount, &zeros)
-            coder.number(UInt64(buckets.count), &used)
-            var previous: Int?
-            for (index, count) in buckets {
-                if let previous {
-                    coder.number(UInt64(index - previous - 1), &gap)
-                } else {
-                    coder.near(index, &first)
-                }
-                previous = index
-                if buckets.count > 16 { coder.number(count - 1, &many) } else { coder.number(count - 1, &few) }
-            }
+            encodeBuckets(sketch, &coder)
             if !stages.isEmpty {
                 let own = cell.stages
                 coder.number(own.reduce(0) { $0 | 1 << UInt64(stages.firstIndex(of: $1.stage) ?? 0) }, &mask)
@@ -173,6 +162,45 @@ struct PageData {
                 coder.figure(trace.latencyNano, bits: 10, &traceLatency)
                 coder.raw(trace.high, bits: 64)
                 coder.raw(trace.low, bits: 64)
+            }
+        }
+
+        mutating func encode(
+            baseline: HeatmapGrid.Cell?, _ change: HeatmapGrid.Change?, _ coder: inout RangeEncoder
+        ) {
+            coder.number(baseline == nil ? 0 : 1, &before)
+            guard let baseline else { return }
+            coder.number(PageData.number(change), &verdict)
+            let sketch = baseline.sketch
+            encodeValues(baseline.quantileNano, sketch.max, &coder)
+            encodeBuckets(sketch, &coder)
+        }
+
+        private mutating func encodeValues(_ quantileNano: UInt64, _ max: UInt64, _ coder: inout RangeEncoder) {
+            let position = BucketScale.position(nanoseconds: quantileNano)
+            if position > 0, BucketScale.representative(position) == quantileNano {
+                coder.number(0, &exactness)
+                coder.near(BucketScale.index(position, shift: 0), &bucket)
+            } else {
+                coder.number(1, &exactness)
+                coder.figure(quantileNano, &quantile)
+            }
+            coder.figure(max, bits: 10, &largest)
+        }
+
+        private mutating func encodeBuckets(_ sketch: Sketch, _ coder: inout RangeEncoder) {
+            let (zeroCount, buckets) = PageData.buckets(sketch, scale: scale)
+            coder.number(zeroCount, &zeros)
+            coder.number(UInt64(buckets.count), &used)
+            var previous: Int?
+            for (index, count) in buckets {
+                if let previous {
+                    coder.number(UInt64(index - previous - 1), &gap)
+                } else {
+                    coder.near(index, &first)
+                }
+                previous = index
+                if buckets.count > 16 { coder.number(count - 1, &many) } else { coder.number(count - 1, &few) }
             }
         }
     }
@@ -196,11 +224,20 @@ struct PageData {
         return (zeros, found)
     }
 
+    private static func number(_ change: HeatmapGrid.Change?) -> UInt64 {
+        switch change?.verdict {
+        case .slower: 1
+        case .faster: 2
+        case .unclear, nil: 0
+        }
+    }
+
     // MARK: Windows
 
     private static func windows(_ grid: HeatmapGrid, rows: [Int], scale: Int) -> [UInt8] {
         var coder = RangeEncoder()
         var (counts, figures, levels) = (RangeEncoder.Model(), RangeEncoder.Model(), RangeEncoder.Model())
+        var verdicts = RangeEncoder.Model()
         for row in rows {
             coder.restart(&counts)
             coder.restart(&figures)
@@ -216,6 +253,7 @@ struct PageData {
                 if Self.level(index + 1, scale, grid.levels) > lowest {
                     coder.number(UInt64(Swift.max(0, cell.level.number - lowest)), &levels)
                 }
+                if grid.comparison != nil { coder.number(number(cell.change), &verdicts) }
             }
         }
         return coder.finish()

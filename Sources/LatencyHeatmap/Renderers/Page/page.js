@@ -96,16 +96,13 @@ function load(header, body) {
   const decoder = new Decoder(bytes, 0), columns = grid.edges.length - 1;
   const m = {};
   for (const name of ["presence", "exactness", "bucket", "quantile", "largest", "over", "late", "state", "zeros", "used",
-    "first", "gap", "few", "many", "mask", "percent", "mean", "traceCount", "trace"]) m[name] = model();
-  const cell = () => {
-    if (!decoder.number(m.presence)) return null;
-    const c = {
-      q: decoder.number(m.exactness) ? decoder.figure(m.quantile, 64) : Math.round(middle(decoder.near(m.bucket), 6)),
-      max: decoder.figure(m.largest, 10), over: decoder.number(m.over),
-      late: decoder.number(m.late), state: decoder.number(m.state), zeros: decoder.number(m.zeros),
-      index: [], count: [], stages: [], mean: 0, traces: [],
-    };
-    c.n = c.zeros;
+    "first", "gap", "few", "many", "mask", "percent", "mean", "traceCount", "trace", "before", "verdict"]) m[name] = model();
+  const values = () => ({
+    q: decoder.number(m.exactness) ? decoder.figure(m.quantile, 64) : Math.round(middle(decoder.near(m.bucket), 6)),
+    max: decoder.figure(m.largest, 10), index: [], count: [], stages: [], mean: 0, traces: [], over: 0, late: 0, state: 1,
+  });
+  const buckets = c => {
+    c.n = c.zeros = decoder.number(m.zeros);
     const used = decoder.number(m.used);
     for (let i = 0, at = 0; i < used; i++) {
       at = i ? at + 1 + decoder.number(m.gap) : decoder.near(m.first);
@@ -114,6 +111,20 @@ function load(header, body) {
       c.count.push(count);
       c.n += count;
     }
+  };
+  const before = () => {
+    if (!grid.compared || !decoder.number(m.before)) return null;
+    const verdict = decoder.number(m.verdict), c = { ...values(), verdict };
+    buckets(c);
+    return c;
+  };
+  const cell = () => {
+    if (!decoder.number(m.presence)) return null;
+    const c = values();
+    c.over = decoder.number(m.over);
+    c.late = decoder.number(m.late);
+    c.state = decoder.number(m.state);
+    buckets(c);
     if (grid.stages.length) {
       const mask = decoder.number(m.mask);
       c.stages = grid.stages.map((_, i) => [i, 0]).filter(([i]) => mask >> i & 1);
@@ -127,16 +138,20 @@ function load(header, body) {
     return c;
   };
   for (const group of grid.groups) {
-    const cells = [];
-    for (let i = 0; i < columns; i++) cells.push(cell());
-    grid.rows.push({ group, cells, total: cell() });
+    const cells = [], old = [];
+    for (let i = 0; i < columns; i++) {
+      cells.push(cell());
+      old.push(before());
+    }
+    const total = cell();
+    grid.rows.push({ group, cells, old, total, totalOld: before() });
   }
   if (header.fineEdges) grid.fine = loadFine(grid, header, bytes);
   return grid;
 }
 
 function loadFine(grid, header, bytes) {
-  const decoder = new Decoder(bytes, header.fineAt), starts = edges(header.fineEdges), counts = model(), figures = model(), levels = model();
+  const decoder = new Decoder(bytes, header.fineAt), starts = edges(header.fineEdges), counts = model(), figures = model(), levels = model(), verdicts = model();
   const columns = starts.length - 1, isCoarse = header.fineScale < 6;
   const count = step => {
     if (step < NONE || !isCoarse) return step;
@@ -144,7 +159,7 @@ function loadFine(grid, header, bytes) {
     return k === 8 ? LOW : (4 + (k > 8 ? k - 1 : k) % 4) * 2 ** (Math.floor((k > 8 ? k - 1 : k) / 4) + 2);
   };
   const rows = grid.groups.map(() => {
-    const n = new Float64Array(columns), q = new Float64Array(columns), l = new Uint8Array(columns);
+    const n = new Float64Array(columns), q = new Float64Array(columns), l = new Uint8Array(columns), v = new Uint8Array(columns);
     counts.last = figures.last = 0;
     for (let i = 0; i < columns; i++) {
       n[i] = count(decoder.near(counts));
@@ -153,8 +168,9 @@ function loadFine(grid, header, bytes) {
       q[i] = middle(index, header.fineScale);
       const [low, high] = [index, index + 1].map(at => levelIn(header, 2 ** (at / 2 ** header.fineScale) * 1e9));
       l[i] = high > low ? low + decoder.number(levels) : low;
+      if (header.compared) v[i] = decoder.number(verdicts);
     }
-    return { n, q, l };
+    return { n, q, l, v };
   });
   return { edges: starts, rows, length: header.fineLength, scale: header.fineScale };
 }
@@ -325,19 +341,34 @@ function figure(c, isWhole = true) {
   const q = isWhole && view.quantile === grid.quantile && c.q !== undefined ? c.q : quantile(c, view.quantile);
   return { ...c, q, level: level(q) };
 }
+/// The same with what it is compared with. The report's own verdict where it is what was asked for; else that of the
+/// sketches: only values of different buckets lie apart, so that a coarser scale finds less, never more.
+function beside(c, old) {
+  const own = figure(c), base = figure(old);
+  if (!own || !base) return own;
+  const isAsked = old.verdict !== undefined && view.quantile === grid.quantile;
+  return { ...own, old: base, verdict: isAsked ? old.verdict : verdict(own, base) };
+}
+function verdict(own, old) {
+  const [a, b] = [own, old].map(c => view.quantile < 1 && interval(c.n, view.quantile)?.map(rank => atRank(c, rank)));
+  return !a || !b ? 0 : a[0] > b[1] ? 1 : a[1] < b[0] ? 2 : 0;
+}
 function cellAt(row, column) {
-  if (column === columns.length) return row.made[column] ??= figure(row.total);
+  if (column === columns.length) return row.made[column] ??= beside(row.total, row.totalOld);
   if (isFine()) {
-    const { n, q, l } = grid.fine.rows[row.number];
-    return n[column] ? { n: n[column], q: q[column], level: l[column], state: 1 } : null;
+    const { n, q, l, v } = grid.fine.rows[row.number];
+    return n[column] ? { n: n[column], q: q[column], level: l[column], verdict: v[column], state: 1 } : null;
   }
   const { from, to } = columns[column];
-  if (row.made[column] === undefined) row.made[column] = figure(merged(row.cells.slice(from, to)));
+  if (row.made[column] === undefined) {
+    row.made[column] = beside(merged(row.cells.slice(from, to)), merged(row.old.slice(from, to)));
+  }
   return row.made[column];
 }
 const label = c => !c ? "·" : c.n < NONE ? "--"
   : (c.n < LOW ? "~" : "") + milliseconds(c.q) + " " + LETTERS[c.level];
-const text = c => label(c) + (c && c.state === 2 ? "*" : "");
+const MARKS = ["", "▲", "▼"], VERDICTS = ["not surely different", "slower for sure", "faster for sure"];
+const text = c => label(c) + (c && c.n >= NONE ? MARKS[c.verdict || 0] : "") + (c && c.state === 2 ? "*" : "");
 const kind = c => !c ? "none" : c.n < NONE ? "few" : LETTERS[c.level].toLowerCase();
 const worst = c => c && c.stages.length ? c.stages.reduce((a, b) => b[1] > a[1] ? b : a) : null;
 const columnName = column => column === columns.length ? "all windows"
@@ -391,7 +422,7 @@ function show(row, column) {
   const r = rows[row], cell = cellAt(r, column);
   const outer = isFine() && column < columns.length
     ? grid.edges.findLastIndex(edge => edge <= columns[column].start) : null;
-  const whole = outer !== null ? figure(r.cells[outer]) : cell;
+  const whole = outer !== null ? beside(r.cells[outer], r.old[outer]) : cell;
   const parts = [
     el("button", { type: "button", class: "close", "aria-label": "Close" }, "×"),
     el("h2", { dir: "auto" }, r.group),
@@ -427,6 +458,12 @@ function details(c) {
     add(quantileName(q), latency(q === view.quantile && c.q !== undefined ? c.q : quantile(c, q)));
   }
   add("max", latency(c.max));
+  if (c.old) {
+    const ranks = view.quantile < 1 && interval(c.old.n, view.quantile), change = (c.q / c.old.q - 1) * 100;
+    add(`against ${grid.compared}`, `${latency(c.old.q)} of n=${grouped(c.old.n)}`);
+    if (ranks) add("its confidence", `${latency(atRank(c.old, ranks[0]))} – ${latency(atRank(c.old, ranks[1]))}`);
+    add(VERDICTS[c.verdict], isFinite(change) ? `${change < 0 ? "" : "+"}${change.toFixed(1)} %` : "·");
+  } else if (grid.compared) add(`against ${grid.compared}`, "nothing there");
   add(`over ${latency(grid.slo)}`, `${grouped(c.over)} (${(c.over / c.n * 100).toFixed(2)} %)`);
   if (c.late) add("late", grouped(c.late));
   add("state", STATES[c.state]);
@@ -553,6 +590,7 @@ function listenToTable() {
 }
 const brief = (cell, at) => `${rows[at.row].group}, ${columnName(at.column)}\n${quantileName(view.quantile)} `
   + `${cell.n < NONE ? "--" : latency(cell.q)}, n=${grouped(cell.n)}`
+  + (cell.verdict ? `, ${VERDICTS[cell.verdict]}` : "")
   + (cell.index ? `\nP50 ${latency(quantile(cell, 0.5))}, P99 ${latency(quantile(cell, 0.99))}, max ${latency(cell.max)}` : "");
 function tip(words, x, y) {
   const box = $("tip");
@@ -751,14 +789,16 @@ const EXPORTS = {
       return safe !== words || /[",\r\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
     };
     const exact = ns => (Math.round(ns / 1000) / 1000).toFixed(3);
-    const lines = ["window_start,window_end,device_group,stage,count,quantile,value_ms,level,state"];
+    const lines = ["window_start,window_end,device_group,stage,count,quantile,value_ms,level,state"
+      + (grid.compared ? ",baseline_ms,verdict" : "")];
     for (const row of rows) {
       columns.forEach((column, c) => {
         const cell = cellAt(row, c), q = view.quantile;
         lines.push([rfc3339(column.start), rfc3339(column.end), field(row.group), field(grid.stage), cell ? cell.n : 0, q,
           cell && (!isFine() || cell.n >= NONE) ? exact(cell.q) : "",
           cell && cell.n >= NONE ? ["green", "yellow", "orange", "red"][cell.level] : "",
-          cell ? STATES[cell.state] : "empty"].join(","));
+          cell ? STATES[cell.state] : "empty",
+          ...(grid.compared ? [cell?.old ? exact(cell.old.q) : "", ["", "slower", "faster"][cell?.verdict || 0]] : [])].join(","));
       });
     }
     save("heatmap.csv", "text/csv", lines.join("\r\n") + "\r\n");
