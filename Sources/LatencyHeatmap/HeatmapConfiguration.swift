@@ -50,6 +50,9 @@ public struct HeatmapConfiguration: Sendable {
     /// `service.instance.id` of this process: received spans that carry it are its own, sent back by a collector, and
     /// are discarded, since they have been counted already.
     public var ownInstanceID: String?
+    /// Whether all latencies since the start are kept as well, one sketch for each group and stage of the first view: see
+    /// `HeatmapEngine.totals()`. They are not part of the memory limit. Default false.
+    public var keepsTotals = false
     /// Nanoseconds since 1970; nil only for tests and files, where the last span is "now".
     public var now: @Sendable () -> UInt64 = HeatmapConfiguration.wallClock
 

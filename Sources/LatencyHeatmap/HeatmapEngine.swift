@@ -39,6 +39,7 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     /// Held while windows are packed and saved, one after the other; `lock` is taken inside of it, never around it.
     let upkeep = Mutex(Upkeep())
 
+    let runningTotals = Totals()
     let persistenceStatus = Mutex<HeatmapPersistence?>(nil)
 
     struct Upkeep {

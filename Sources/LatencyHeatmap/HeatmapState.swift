@@ -17,6 +17,8 @@ struct HeatmapState {
     var ownGroupIndices: [String: Int] = [:]
     /// Bytes of the packed planes, as they were counted last.
     var packedBytes = 0
+    /// Of the first view, what has been taken out of windows and is not in the totals yet.
+    var closed: [OpenPlane] = []
     /// Memory is short: no new cell is made, and none grows, until upkeep has made room.
     var isShort = false
 }

@@ -20,6 +20,7 @@ extension HeatmapEngine {
             }
             keepWithinMemory(store)
         }
+        addClosedToTotals()
     }
 
     private func forget(_ position: Int, _ store: HeatmapStore?) {
@@ -27,7 +28,7 @@ extension HeatmapEngine {
             let view = state.views[position]
             let border = state.borders[plan.tiers.count - 1]
             let old = view.slots.values.filter { $0.start < border }
-            for slot in old { remove(slot, from: view) }
+            for slot in old { remove(slot, from: view, &state) }
             return old
         }
         for slot in removed { store?.remove(view: position, slot) }
@@ -35,14 +36,15 @@ extension HeatmapEngine {
         _ = consume removed
     }
 
-    private func remove(_ slot: WindowSlot, from view: ViewState) {
+    private func remove(_ slot: WindowSlot, from view: ViewState, _ state: inout HeatmapState) {
         if view.slots[slot.start] === slot { view.slots[slot.start] = nil }
-        close(slot, of: view)
+        close(slot, of: view, &state)
     }
 
     /// From here on nothing comes to what was open.
-    private func close(_ slot: WindowSlot, of view: ViewState) {
+    private func close(_ slot: WindowSlot, of view: ViewState, _ state: inout HeatmapState) {
         guard let open = slot.open else { return }
+        if configuration.keepsTotals, view === state.views[0] { state.closed.append(open) }
         if view.current === open { view.current = nil }
         slot.closing = open
         slot.open = nil
@@ -59,7 +61,7 @@ extension HeatmapEngine {
                 let after = open.lateAfterNano == .max ? open.endNano : open.lateAfterNano
                 return after.saturatingAdding(margin) < now
             }
-            for slot in over { close(slot, of: view) }
+            for slot in over { close(slot, of: view, &state) }
             return over.sorted { $0.start < $1.start }
         }
         for slot in finished { replace(slot, with: parts(of: slot), view: position, store) }
@@ -101,17 +103,17 @@ extension HeatmapEngine {
             let (old, longer) = locked { state -> ([WindowSlot], WindowSlot) in
                 let view = state.views[position]
                 let old = view.slots.values.filter { $0.tier == tier && $0.start >= start && $0.start < end }
-                for slot in old { close(slot, of: view) }
+                for slot in old { close(slot, of: view, &state) }
                 // It may be there already, because something came very late.
                 let there = view.slots[start].flatMap { $0.tier == tier + 1 ? $0 : nil }
-                if let there { close(there, of: view) }
+                if let there { close(there, of: view, &state) }
                 return (old, there ?? WindowSlot(start: start, end: end, tier: tier + 1))
             }
             let joined = PlaneMerge.merge(
                 (old + [longer]).flatMap(parts), start: start, end: end, thresholds: thresholds)
             locked { state in
                 let view = state.views[position]
-                for slot in old { remove(slot, from: view) }
+                for slot in old { remove(slot, from: view, &state) }
                 // Something may have come for it meanwhile.
                 let slot = view.slots[start] ?? longer
                 slot.packed = joined
@@ -157,7 +159,7 @@ extension HeatmapEngine {
         for (position, slot) in oldestFirst() where bytes > target {
             bytes -= slot.byteCount
             locked { state in
-                remove(slot, from: state.views[position])
+                remove(slot, from: state.views[position], &state)
                 state.memory.droppedWindows += 1
             }
             store?.remove(view: position, slot)

@@ -17,6 +17,8 @@ public final class DeliveryRecorder {
     private let metrics: PipelineMetrics
     private let groups: GroupRegistry
     private let separatesTenants: Bool
+    /// Of this process, for the heatmap's other views: `service.name` and the like.
+    private let resource: [(key: String, value: String)]
 
     private let deliverStage: StageID
     private let replayStage: StageID
@@ -64,29 +66,56 @@ public final class DeliveryRecorder {
     /// Looked up once for each tenant and group.
     private final class Instruments {
         let groupName: String
-        let heatmapGroup: GroupID
         let delivered: Counter
         let deliverDuration: Histogram
         let replayDuration: Histogram
         let receiveDuration: Histogram
         let acknowledgeDuration: Histogram
+        private let heatmap: HeatmapEngine
+        private let prefix: String
+        private let attributes: [(key: String, value: String)]
+        /// Nil where a view groups by topic.
+        private let ofAllTopics: GroupID?
+        private var byTopic: [String: GroupID] = [:]
+
+        private static let topicKey = "messaging.destination.name"
+        /// Topics beyond so many are looked up anew for each event.
+        private static let maxTopics = 1_000
 
         init(
-            tenant: String, groupName: String, separatesTenants: Bool, heatmap: HeatmapEngine, metrics: PipelineMetrics
+            tenant: String, groupName: String, separatesTenants: Bool, resource: [(key: String, value: String)],
+            heatmap: HeatmapEngine, metrics: PipelineMetrics
         ) {
             self.groupName = groupName
-            heatmapGroup = heatmap.group(separatesTenants ? TenantPrefix.of(tenant) + groupName : groupName)
+            self.heatmap = heatmap
+            prefix = separatesTenants ? TenantPrefix.of(tenant) : ""
+            // The spans' own attributes come first, as they do in spans that are received.
+            attributes =
+                [("device.group", groupName), ("tenant.id", tenant), ("messaging.system", "isotherm")] + resource
+            ofAllTopics =
+                heatmap.views.contains { $0.attributes.contains(Self.topicKey) }
+                ? nil : heatmap.group(groupName, attributes: attributes, prefix: prefix)
             delivered = metrics.delivered(tenant: tenant, group: groupName)
             deliverDuration = metrics.duration(.deliver, group: groupName)
             replayDuration = metrics.duration(.replay, group: groupName)
             receiveDuration = metrics.duration(.receive, group: groupName)
             acknowledgeDuration = metrics.duration(.acknowledge, group: groupName)
         }
+
+        /// Where an event's deliveries count in the heatmap, in each of its views.
+        func heatmapGroup(of event: StoredEvent) -> GroupID {
+            if let ofAllTopics { return ofAllTopics }
+            if let known = byTopic[event.topic] { return known }
+            let new = heatmap.group(
+                groupName, attributes: attributes + [(Self.topicKey, event.topic)], prefix: prefix)
+            if byTopic.count < Self.maxTopics { byTopic[event.topic] = new }
+            return new
+        }
     }
 
     init(
         policy: DeliveryConfiguration.SpanPolicy, tracer: Tracer, heatmap: HeatmapEngine, metrics: PipelineMetrics,
-        groups: GroupRegistry, separatesTenants: Bool
+        groups: GroupRegistry, separatesTenants: Bool, resource: [(key: String, value: String)]
     ) {
         self.policy = policy
         self.tracer = tracer
@@ -94,6 +123,7 @@ public final class DeliveryRecorder {
         self.metrics = metrics
         self.groups = groups
         self.separatesTenants = separatesTenants
+        self.resource = resource
         deliverStage = heatmap.stage(PipelineStage.deliver.rawValue)
         replayStage = heatmap.stage(PipelineStage.replay.rawValue)
         receiveStage = heatmap.stage(PipelineStage.receive.rawValue)
@@ -106,8 +136,8 @@ public final class DeliveryRecorder {
         let key = InstrumentKey(tenant: tenant, group: group)
         if let known = instruments[key] { return known }
         let new = Instruments(
-            tenant: tenant, groupName: groups.name(of: group), separatesTenants: separatesTenants, heatmap: heatmap,
-            metrics: metrics)
+            tenant: tenant, groupName: groups.name(of: group), separatesTenants: separatesTenants,
+            resource: resource, heatmap: heatmap, metrics: metrics)
         instruments[key] = new
         return new
     }
@@ -156,13 +186,14 @@ public final class DeliveryRecorder {
         let ended = deliveries.writtenUnixNano[latencies.count - 1]
         let parent = event.parent
         let traceID = parent.map { (high: $0.traceID.high, low: $0.traceID.low) }
+        let heatmapGroup = instruments.heatmapGroup(of: event)
         latencies.withUnsafeBufferPointer { latencies in
             heatmap.recordBatch(
-                stage: isReplay ? replayStage : deliverStage, group: instruments.heatmapGroup, endUnixNano: ended,
+                stage: isReplay ? replayStage : deliverStage, group: heatmapGroup, endUnixNano: ended,
                 latencies: latencies, slowestTraceID: traceID)
             (isReplay ? instruments.replayDuration : instruments.deliverDuration).recordBatch(nanoseconds: latencies)
         }
-        if !isReplay { recordParts(event, count: latencies.count, endedUnixNano: ended, instruments) }
+        if !isReplay { recordParts(event, count: latencies.count, endedUnixNano: ended, heatmapGroup) }
         guard isTraced, let parent, parent.isSampled else { return }
         let stage: StaticString = isReplay ? "replay" : "deliver"
         func span(_ index: Int, isSummarised: Bool) {
@@ -180,17 +211,17 @@ public final class DeliveryRecorder {
     /// What every one of these deliveries waited for before the broadcast began: the gateway's checks, and the log. The
     /// rest is the delivery's own.
     private func recordParts(
-        _ event: StoredEvent, count: Int, endedUnixNano: UInt64, _ instruments: Instruments
+        _ event: StoredEvent, count: Int, endedUnixNano: UInt64, _ group: GroupID
     ) {
         // Zero for an event that was read from disk: that it was admitted quickly says nothing about this delivery.
         guard event.admittedUnixNano >= event.acceptedUnixNano, startedAt.unixNano >= event.admittedUnixNano else {
             return
         }
         heatmap.recordStagePart(
-            stage: gatewayStage, group: instruments.heatmapGroup, endUnixNano: endedUnixNano,
+            stage: gatewayStage, group: group, endUnixNano: endedUnixNano,
             latencyNano: event.admittedUnixNano - event.acceptedUnixNano, count: UInt64(count))
         heatmap.recordStagePart(
-            stage: streamStage, group: instruments.heatmapGroup, endUnixNano: endedUnixNano,
+            stage: streamStage, group: group, endUnixNano: endedUnixNano,
             latencyNano: startedAt.unixNano - event.admittedUnixNano, count: UInt64(count))
     }
 
@@ -274,7 +305,7 @@ public final class DeliveryRecorder {
         let latency = atUnixNano > event.acceptedUnixNano ? atUnixNano - event.acceptedUnixNano : 0
         let parent = event.parent
         heatmap.record(
-            stage: stage, group: instruments.heatmapGroup, endUnixNano: atUnixNano, latencyNano: latency,
+            stage: stage, group: instruments.heatmapGroup(of: event), endUnixNano: atUnixNano, latencyNano: latency,
             traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
         duration.record(nanoseconds: latency)
         guard policy != .none, tracer.isRecording, let parent, parent.isSampled else { return }

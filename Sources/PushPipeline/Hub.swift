@@ -19,10 +19,11 @@ public final class Hub: Sendable {
 
     /// - Parameter offload: runs work that may block on the disk, away from the loops.
     /// - Parameter separatesTenants: whether the heatmap's groups carry their tenant, because there are several.
+    /// - Parameter resource: attributes of this process, for heatmaps that group by them.
     /// - Parameter openStream: the log of a tenant; called once for each.
     public init(
         configuration: DeliveryConfiguration, loops: [any DeliveryLoop], tracer: Tracer, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, separatesTenants: Bool,
+        metrics: PipelineMetrics, separatesTenants: Bool, resource: [(key: String, value: String)] = [],
         offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
         openStream: @escaping @Sendable (Tenant) throws -> any EventStream
     ) {
@@ -34,7 +35,7 @@ public final class Hub: Sendable {
         let newRecorder: @Sendable () -> DeliveryRecorder = {
             DeliveryRecorder(
                 policy: configuration.spans, tracer: tracer, heatmap: heatmap, metrics: metrics, groups: groups,
-                separatesTenants: separatesTenants)
+                separatesTenants: separatesTenants, resource: resource)
         }
         self.newRecorder = newRecorder
         self.loops = loops.enumerated().map { index, loop in

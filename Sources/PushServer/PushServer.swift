@@ -53,6 +53,8 @@ public final class PushServer: Service {
         let registry = telemetry.metrics
         var heatmapConfiguration = configuration.heatmap
         heatmapConfiguration.ownInstanceID = configuration.telemetry.resource.instanceID
+        heatmapConfiguration.keepsTotals =
+            configuration.telemetry.metricsExporter.endpoint != nil && !configuration.telemetry.isDisabled
         let heatmap: HeatmapEngine
         do { heatmap = try HeatmapEngine(configuration: heatmapConfiguration) } catch {
             throw ConfigurationError(cause: "heatmap.\(error)")
@@ -77,7 +79,8 @@ public final class PushServer: Service {
         let hub = Hub(
             configuration: configuration.delivery, loops: eventLoops.map { NIODeliveryLoop($0) },
             tracer: telemetry.tracer, heatmap: heatmap, metrics: metrics,
-            separatesTenants: directory.requiresToken, offload: { work in diskThreads.submit { _ in work() } },
+            separatesTenants: directory.requiresToken, resource: configuration.telemetry.resource.texts,
+            offload: { work in diskThreads.submit { _ in work() } },
             openStream: { try store.stream(tenant: $0.name) })
         let gateway = Gateway(
             configuration: configuration.gateway, hub: hub, directory: directory, tracer: telemetry.tracer,
@@ -300,10 +303,12 @@ public final class PushServer: Service {
 
 extension Resource {
     /// Which of several instances of a service this is.
-    fileprivate var instanceID: String? {
-        guard case .string(let id)? = attributes.first(where: { $0.key == "service.instance.id" })?.value else {
-            return nil
+    fileprivate var instanceID: String? { texts.first { $0.key == "service.instance.id" }?.value }
+
+    /// Attributes that are texts.
+    fileprivate var texts: [(key: String, value: String)] {
+        attributes.compactMap { attribute in
+            if case .string(let text) = attribute.value { (attribute.key, text) } else { nil }
         }
-        return id
     }
 }

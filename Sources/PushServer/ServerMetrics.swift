@@ -1,5 +1,6 @@
 import EventStreams
 import LatencyHeatmap
+import OTLP
 import PushPipeline
 import Telemetry
 
@@ -53,6 +54,32 @@ enum ServerMetrics {
             "isotherm_build_info", type: .gauge, labels: ["version"], help: "Always 1; the version is its label."
         ) { $0.emit(1, TelemetrySDK.version) }
         registry.registerProcessMetrics()
+        if core.heatmap.configuration.keepsTotals { registerLatencies(core) }
+    }
+
+    /// The heatmap's own sketches, bucket by bucket: what is pushed has the same counts. They are sums from the start, so
+    /// that a push that is lost costs nothing and late latencies need no window; where
+    /// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE` asks for differences, they are made of these.
+    private static func registerLatencies(_ core: ServerCore) {
+        let heatmap = core.heatmap
+        let group = heatmap.views[0].attributes[0]
+        core.telemetry.meter("isotherm.heatmap", version: TelemetrySDK.version).observableExponentialHistogram(
+            "isotherm.heatmap.latency", unit: "s",
+            description: "Latencies in the heatmap since the start, by group and stage."
+        ) { observer in
+            for total in heatmap.totals() {
+                observer.observe(
+                    point(total.sketch),
+                    [KeyValue(group, .string(total.group)), KeyValue("isotherm.stage", .string(total.stage))])
+            }
+        }
+    }
+
+    private static func point(_ sketch: Sketch) -> ExponentialHistogramPoint {
+        let histogram = sketch.exponentialHistogram
+        return ExponentialHistogramPoint(
+            sum: histogram.sum, scale: Int32(histogram.scale), zeroCount: histogram.zeroCount,
+            positive: .init(offset: Int32(histogram.offset), counts: histogram.counts), max: histogram.max)
     }
 
     private static func registerTLS(in registry: MetricRegistry, _ tls: TLSStore) {

@@ -1,5 +1,6 @@
 import Foundation
 import LatencyHeatmap
+import Synchronization
 
 /// Standard output and standard error, and what they can show.
 enum Terminal {
@@ -39,8 +40,16 @@ enum Terminal {
     // MARK: Showing something again and again
 
     /// Another screen without a cursor, so that what was on the terminal comes back with `leaveScreen()`.
-    static func enterScreen() { print("\u{1B}[?1049h\u{1B}[?25l") }
-    static func leaveScreen() { print("\u{1B}[?25h\u{1B}[?1049l") }
+    static func enterScreen() {
+        StopSignal.leaving = leaving
+        print("\u{1B}[?1049h\u{1B}[?25l")
+    }
+    static func leaveScreen() {
+        StopSignal.leaving = nil
+        print("\(leaving)")
+    }
+    /// Ends an update that was interrupted, too.
+    private static let leaving: StaticString = "\u{1B}[?2026l\u{1B}[?25h\u{1B}[?1049l"
 
     /// Writes over what is there, in one synchronized update: nothing flickers. What does not fit is left out.
     static func redraw(_ text: String) {
@@ -72,15 +81,61 @@ enum Terminal {
     }
 }
 
+/// How far long work has come, on standard error. Draws from a third of a second on, ten times a second.
+final class ProgressBar: Sendable {
+    private let start = ContinuousClock.now
+    private let drawn = Mutex(ContinuousClock.now + .milliseconds(200))
+
+    /// - Parameter total: 0 if it is not known.
+    func show(_ bytesRead: UInt64, of total: UInt64) {
+        let now = ContinuousClock.now
+        let isDue = drawn.withLock { drawn in
+            guard now - drawn >= .milliseconds(100) else { return false }
+            drawn = now
+            return true
+        }
+        guard isDue else { return }
+        var line = "\r"
+        if total > 0 {
+            let part = min(1, Double(bytesRead) / Double(total))
+            let filled = Int(part * 30)
+            line += "[" + String(repeating: "#", count: filled) + String(repeating: " ", count: 30 - filled)
+            line += "] \(Int(part * 100)) %  \(Self.megabytes(bytesRead)) of \(Self.megabytes(total)) MB"
+            let elapsed = now - start
+            if part > 0.02 {
+                let left = elapsed * ((1 - part) / part)
+                line += ", \(left.components.seconds) s left"
+            }
+        } else {
+            line += "\(Self.megabytes(bytesRead)) MB"
+        }
+        _ = Terminal.write(Array((line + "\u{1B}[K").utf8), to: STDERR_FILENO)
+    }
+
+    /// Takes it away.
+    func clear() { _ = Terminal.write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
+
+    private static func megabytes(_ bytes: UInt64) -> String { "\(bytes / 1_000_000).\(bytes / 100_000 % 10)" }
+}
+
 /// Ends blocking work when the program is told to end.
 final class StopSignal: @unchecked Sendable {  // written once by a signal's handler, which only stores
     nonisolated(unsafe) private static var isRaised: sig_atomic_t = 0
+    /// What a terminal needs to be as it was. While this is set, a signal writes it and ends the program, whatever the
+    /// program waits for.
+    nonisolated(unsafe) static var leaving: StaticString?
 
     /// From now on SIGINT and SIGTERM only raise the flag; a second one ends the program as usual.
     static func install() {
         for number in [SIGINT, SIGTERM] {
             var action = sigaction()
-            action.__sigaction_handler.sa_handler = { _ in StopSignal.isRaised = 1 }
+            action.__sigaction_handler.sa_handler = { _ in
+                if let leaving = StopSignal.leaving {
+                    _ = Foundation.write(STDOUT_FILENO, leaving.utf8Start, leaving.utf8CodeUnitCount)
+                    _exit(0)
+                }
+                StopSignal.isRaised = 1
+            }
             action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
             sigaction(number, &action, nil)
         }

@@ -131,6 +131,99 @@ struct CommandLineTests {
         #expect(refused.standardError.contains("7"))
     }
 
+    @Test("--watch gives the terminal back and exits with 0 on SIGTERM and ^C, also while a server does not answer")
+    func watch() throws {
+        let server = try IsothermProcess()
+        let program = """
+            import os, pty, select, signal, socket, sys, time
+            def watch(url, isReady, end):
+                child, terminal = pty.fork()
+                if child == 0:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                    os.execve(sys.argv[1], [sys.argv[1], "heatmap", url, "--watch", "1s"], {**os.environ, "TERM": "xterm-256color"})
+                seen, deadline = b"", time.time() + 30
+                while not isReady(seen):
+                    assert time.time() < deadline, seen
+                    if select.select([terminal], [], [], 0.1)[0]: seen += os.read(terminal, 65536)
+                assert seen.startswith(b"\\x1b[?1049h\\x1b[?25l"), seen
+                if end == "^C": os.write(terminal, b"\\x03")
+                else: os.kill(child, end)
+                begin = time.time()
+                _, status = os.waitpid(child, 0)
+                assert time.time() - begin < 5, "it took long to end"
+                try:
+                    while part := os.read(terminal, 65536): seen += part
+                except OSError:
+                    pass
+                assert os.waitstatus_to_exitcode(status) == 0, status
+                assert seen.endswith(b"\\x1b[?25h\\x1b[?1049l"), seen[-200:]
+            shown = lambda seen: b"no latencies" in seen
+            watch(sys.argv[2], shown, signal.SIGTERM)
+            watch(sys.argv[2], shown, "^C")
+            silent = socket.create_server(("127.0.0.1", 0))
+            asked = lambda seen: len(seen) > 0 and select.select([silent], [], [], 0)[0]
+            watch("http://127.0.0.1:%d" % silent.getsockname()[1], asked, signal.SIGTERM)
+            print("ok")
+            """
+        let arguments = [IsothermProcess.executable, "http://127.0.0.1:\(server.port)"]
+        #expect(try Peers.python(program, arguments).text == "ok\n")
+    }
+
+    @Test("a long file shows how far it is on a terminal, takes that away, and shows nothing where there is none")
+    func progress() throws {
+        let directory = IsothermProcess.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let program = """
+            import json, os, pty, subprocess, sys
+            path = sys.argv[2] + "/traces.json"
+            with open(path, "w") as file:
+                for number in range(12000):
+                    file.write(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "work", "traceId": "%032x" % (number + 1),
+                        "spanId": "%016x" % (number + 1), "startTimeUnixNano": str(10 ** 18), "endTimeUnixNano": str(10 ** 18 + number * 1000),
+                        "attributes": [{"key": "filler", "value": {"stringValue": "x" * 1500}}]}]}]}]}) + "\\n")
+            def run(errors):
+                return subprocess.run([sys.argv[1], "heatmap", path, "--format", "json"], stdout=subprocess.PIPE, stderr=errors, check=True).stdout
+            ours, theirs = pty.openpty()
+            shown = run(theirs)
+            os.close(theirs)
+            bar = b""
+            try:
+                while part := os.read(ours, 65536): bar += part
+            except OSError:
+                pass
+            assert json.loads(shown)["count"] == 12000
+            assert b"[#" in bar and b" % " in bar and b" MB" in bar and bar.endswith(b"\\r\\x1b[K"), bar
+            quiet = subprocess.run([sys.argv[1], "heatmap", path, "--format", "json"], capture_output=True, check=True)
+            assert (quiet.stdout, quiet.stderr) == (shown, b""), quiet.stderr
+            print("ok")
+            """
+        #expect(try Peers.python(program, [IsothermProcess.executable, directory]).text == "ok\n")
+    }
+
+    @Test("every view is the same on the command line and over HTTP, in every form")
+    func views() throws {
+        let server = try IsothermProcess(arguments: ["--set", "delivery.acknowledgement_probes=0"])
+        let device = try Device(port: server.port, "/v1/events/t?group=iOS")
+        for number in 1...30 { try server.publish("t", "\(number)") }
+        _ = try device.events(30)
+        try Wait.until("all deliveries are in cells") {
+            try server.metric("isotherm_heatmap_latencies_total{kind=\"all\"}") == 90
+        }
+        let until = "2100-01-01T00:00:00Z"
+        for view in ["grid", "distribution", "slo"] {
+            for (format, name) in [("text", "txt"), ("csv", "csv"), ("json", "json")] {
+                let here = try isotherm([
+                    "heatmap", "http://127.0.0.1:\(server.port)", "--view", view, "--format", format, "--width", "90",
+                    "--until", until, "--group", "iOS", "--color", "none",
+                ]).text
+                let there = try HTTP.get(
+                    "/heatmap.\(name)?view=\(view)&width=90&until=\(until)&group=iOS", port: server.port
+                ).body
+                #expect(here == there && here.contains("iOS"), "\(here)")
+            }
+        }
+    }
+
     @Test("wrong usage exits with 64 and names the value, the limit and the remedy")
     func wrongUsage() throws {
         let directory = IsothermProcess.temporaryDirectory()

@@ -155,13 +155,14 @@ struct HeatmapCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        StopSignal.install()
         let interval: Duration?
         do {
             interval = try watch.map { text throws(SettingError) in try Values.duration(text) }
         } catch {
             throw ValidationError("--watch: \(error)")
         }
+        // Otherwise a signal ends the program, as it does every other.
+        if interval != nil { StopSignal.install() }
         let isScreen = interval != nil && output == nil && Terminal.isTerminal(STDOUT_FILENO)
         if isScreen { Terminal.enterScreen() }
         defer { if isScreen { Terminal.leaveScreen() } }
@@ -259,7 +260,12 @@ struct HeatmapCommand: AsyncParsableCommand {
         configuration.filter.kind = kind?.number
         configuration.filter.service = service
         let engine = try HeatmapEngine(configuration: configuration)
-        try HeatmapFileReader(engine: engine).read(sources)
+        let bar = watch == nil && Terminal.isTerminal(STDERR_FILENO) ? ProgressBar() : nil
+        let progress = bar.map { bar in { @Sendable read, total in bar.show(read, of: total) } }
+        do {
+            defer { bar?.clear() }
+            try HeatmapFileReader(engine: engine, progress: progress).read(sources)
+        }
         let ledger = engine.ledger
         if ledger.counted < ledger.received || ledger.received == 0 { Terminal.note("\(ledger)") }
         let report = try engine.report(query: query)
