@@ -13,7 +13,6 @@ struct EventPayload: Equatable {
 
     static let tagBytes = 8
     static let minBytes = 51
-    static let maxSequence = 9_999_999_999
 
     static func makeTag() -> UInt64 {
         var tag: UInt64 = 0

@@ -35,9 +35,6 @@ struct SequenceCheck {
         return true
     }
 
-    /// How many have come.
-    var count: Int { next - forgotten - gaps.reduce(0) { $0 + $1.count } }
-
     /// How many numbers of `range` that were accepted have not come.
     ///
     /// - Parameter refused: numbers that no event was accepted under.
