@@ -81,8 +81,8 @@ enum Terminal {
     }
 }
 
-/// How far long work has come, on standard error. Draws from a third of a second on, ten times a second.
-final class ProgressBar: Sendable {
+/// How far the reading of files has come, on standard error. Draws from a third of a second on, ten times a second.
+final class ReadingBar: Sendable {
     private let start = ContinuousClock.now
     private let drawn = Mutex(ContinuousClock.now + .milliseconds(200))
 

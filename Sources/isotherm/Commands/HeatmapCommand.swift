@@ -260,7 +260,7 @@ struct HeatmapCommand: AsyncParsableCommand {
         configuration.filter.kind = kind?.number
         configuration.filter.service = service
         let engine = try HeatmapEngine(configuration: configuration)
-        let bar = watch == nil && Terminal.isTerminal(STDERR_FILENO) ? ProgressBar() : nil
+        let bar = watch == nil && Terminal.isTerminal(STDERR_FILENO) ? ReadingBar() : nil
         let progress = bar.map { bar in { @Sendable read, total in bar.show(read, of: total) } }
         do {
             defer { bar?.clear() }
