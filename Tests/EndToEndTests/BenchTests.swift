@@ -48,7 +48,7 @@ struct BenchTests {
         let child = try ChildProcess(
             IsothermProcess.executable,
             ["bench", "--server", "http://127.0.0.1:\(server.port)", "-c", "5", "--warm-up", "0s", "--duration", "1h"])
-        _ = try child.waitForLine("1 s: ")
+        try Wait.until("events are delivered") { child.output.contains(" deliveries\n") }
         #expect(child.stop(SIGINT) == 1)
         #expect(child.output.contains("interrupted: these are the figures up to then"))
         #expect(child.output.contains("5 of 5 open"))
