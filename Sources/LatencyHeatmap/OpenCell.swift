@@ -1,3 +1,5 @@
+import CPrefetch
+
 /// A cell that is being written. Its values or buckets are a piece of the plane's arena.
 ///
 /// Laid out so that counting a latency mostly touches the first of the cell's four cache lines, and one of its block.
@@ -65,11 +67,29 @@ struct OpenCell {
         words(cell, rareOffset + 8)
     }
 
+    /// A class is a part of the one before, so that what is too fast for its last class is so for all.
     @inline(__always)
+    static func isExemplar(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, rank: Int) -> Bool {
+        latency >= words(cell, latencyOffset)[rank]
+    }
+
+    /// What keeping an exemplar will write to.
+    @inline(__always)
+    static func prefetchIDs(_ cell: UnsafeMutablePointer<OpenCell>, rank: Int) {
+        isotherm_prefetch(words(cell, idOffset))
+        if rank >= 2 { isotherm_prefetch(words(cell, counterOffset - 8)) }
+        if rank >= 4 { isotherm_prefetch(words(cell, idOffset + 64)) }
+    }
+
+    @inline(__always)
+    static func note(
+        _ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, _ high: UInt64, _ low: UInt64, rank: Int
+    ) {
+        if isExemplar(cell, latency, rank: rank) { keep(cell, rank, latency, high, low) }
+    }
+
     static func note(_ cell: UnsafeMutablePointer<OpenCell>, _ latency: UInt64, _ high: UInt64, _ low: UInt64) {
-        let rank = SlowTrace.rank(high: high, low: low)
-        // A class is a part of the one before, so that what is too fast for its last class is so for all.
-        if latency >= words(cell, latencyOffset)[rank] { keep(cell, rank, latency, high, low) }
+        note(cell, latency, high, low, rank: SlowTrace.rank(high: high, low: low))
     }
 
     @inline(never)

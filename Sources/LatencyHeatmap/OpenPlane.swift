@@ -16,11 +16,13 @@ final class OpenPlane {
     let scale = BucketScale.tables
 
     private var arena = CellArena()
-    /// Chunks of 256 cells, which stay where they are.
+    /// Chunks of 256 cells, which stay where they are, and what they are pieces of.
     private var chunks: UnsafeMutablePointer<UnsafeMutableRawPointer>
     private var chunkCount = 0
     private var chunkCapacity = 4
+    private var chunkSlabs: [UnsafeMutableRawPointer] = []
     private static let chunkCells = 256
+    private static let chunkBytes = chunkCells * OpenCell.stride
     private(set) var cellCount = 0
     /// For each stage, by group: number of the cell + 1, or 0.
     private let tables: UnsafeMutablePointer<UnsafeMutablePointer<UInt32>?>
@@ -48,7 +50,7 @@ final class OpenPlane {
     }
 
     deinit {
-        for number in 0..<chunkCount { chunks[number].deallocate() }
+        for slab in chunkSlabs { slab.deallocate() }
         chunks.deallocate()
         for stage in 0..<64 { tables[stage]?.deallocate() }
         tables.deallocate()
@@ -62,7 +64,7 @@ final class OpenPlane {
     }
 
     var byteCount: Int {
-        arena.byteCount + chunkCount * Self.chunkCells * OpenCell.stride + tableBytes + dirty.capacity * 4
+        arena.byteCount + chunkCount * Self.chunkBytes + tableBytes + dirty.capacity * 4
     }
 
     // MARK: Cells
@@ -115,18 +117,21 @@ final class OpenPlane {
     }
 
     private func addChunk() {
-        if chunkCount == chunkCapacity {
-            let larger = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: chunkCapacity * 2)
+        // One at a time at first; where there are many, as many as fill a large page.
+        let perSlab = CellArena.largestSlab / Self.chunkBytes
+        let added = chunkCount < perSlab ? 1 : perSlab
+        if chunkCount + added > chunkCapacity {
+            chunkCapacity = Swift.max(chunkCapacity * 2, chunkCount + added)
+            let larger = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: chunkCapacity)
             larger.update(from: chunks, count: chunkCount)
             chunks.deallocate()
             chunks = larger
-            chunkCapacity *= 2
         }
-        let bytes = Self.chunkCells * OpenCell.stride
-        let chunk = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-        chunk.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-        (chunks + chunkCount).initialize(to: chunk)
-        chunkCount += 1
+        let slab = CellArena.slab(bytes: added * Self.chunkBytes)
+        slab.initializeMemory(as: UInt8.self, repeating: 0, count: added * Self.chunkBytes)
+        chunkSlabs.append(slab)
+        for number in 0..<added { (chunks + chunkCount + number).initialize(to: slab + number * Self.chunkBytes) }
+        chunkCount += added
     }
 
     private func growTable(_ stage: Int, _ group: Int) {

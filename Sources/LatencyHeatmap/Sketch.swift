@@ -84,17 +84,18 @@ public struct Sketch: Sendable, Equatable {
                 reserve(other.firstPosition, through: last)
             }
             let gap = other.firstPosition - firstPosition
-            var isFull: UInt64 = 0
+            // Where neither has its top bit set, nothing can wrap around.
+            var seen: UInt64 = 0
             counts.withUnsafeMutableBufferPointer { counts in
                 other.counts.withUnsafeBufferPointer { added in
                     for index in 0..<added.count {
-                        let (sum, overflow) = counts[gap &+ index].addingReportingOverflow(added[index])
-                        counts[gap &+ index] = sum
-                        isFull |= overflow ? 1 : 0
+                        let (before, new) = (counts[gap &+ index], added[index])
+                        seen |= before | new
+                        counts[gap &+ index] = before &+ new
                     }
                 }
             }
-            if isFull != 0 { saturate(other, gap) }
+            if seen >> 63 != 0 { saturate(other, gap) }
         } else {
             for (index, inBucket) in other.counts.enumerated() where inBucket > 0 {
                 let position = BucketScale.coarser(other.firstPosition + index, from: other.shift, to: shift)

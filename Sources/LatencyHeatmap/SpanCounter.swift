@@ -18,6 +18,8 @@ final class SpanBatch {
         var position: Int32 = 0
         /// Of the batch's sketches; -1 for a single latency.
         var sketch: Int32 = -1
+        /// The trace's last class among the exemplars; -1 if there is no trace.
+        var rank: Int32 = -1
         var plane: Unmanaged<OpenPlane>?
         var cell: UnsafeMutablePointer<OpenCell>?
     }
@@ -171,6 +173,9 @@ struct SpanCounter {
         pending.endUnixNano = span.endUnixNano
         pending.traceIDHigh = span.traceIDHigh
         pending.traceIDLow = span.traceIDLow
+        pending.rank =
+            span.traceIDHigh | span.traceIDLow == 0
+            ? -1 : Int32(truncatingIfNeeded: SlowTrace.rank(high: span.traceIDHigh, low: span.traceIDLow))
         pending.stage = stage.map { Int32(number(ofStage: $0, state)) } ?? Int32(HeatmapEngine.foreignStage)
         pending.name = name(view: 0)
         if furtherViews > 0 { for view in 1...furtherViews { batch.names.append(name(view: view)) } }
@@ -321,6 +326,10 @@ struct SpanCounter {
                 let position = plane.scale.position(nanoseconds: pending[at].latency)
                 pending[at].position = Int32(truncatingIfNeeded: position)
                 plane.prefetchBlock(cell, pending[at].latency, position)
+                let rank = Int(pending[at].rank)
+                if rank >= 0, OpenCell.isExemplar(cell, pending[at].latency, rank: rank) {
+                    OpenCell.prefetchIDs(cell, rank: rank)
+                }
             }
         }
         var latencies: UInt64 = 0
@@ -376,7 +385,9 @@ struct SpanCounter {
     private func find(_ held: Int, _ view: ViewState, _ viewNumber: Int, _ state: inout HeatmapState) {
         let pending = batch.pending
         let groups = view.groups
-        var plane = view.current
+        // The view's windows hold them while the lock is held.
+        var plane = view.current.map(Unmanaged.passUnretained)
+        var (from, until) = plane?._withUnsafeGuaranteedRef { ($0.startNano, $0.endNano) } ?? (0, 0)
         for at in 0..<held {
             pending[at].cell = nil
             pending[at].plane = nil
@@ -385,13 +396,16 @@ struct SpanCounter {
             let group = groups.find(name, pending[at].hash) ?? groups.add(name, pending[at].hash)
             pending[at].group = Int32(truncatingIfNeeded: group)
             let end = pending[at].endUnixNano
-            if !(plane.map { $0.startNano <= end && end < $0.endNano } ?? false) {
+            if end < from || end >= until {
                 guard case .success(let other) = engine.plane(&state, view, end) else { continue }
-                plane = other
+                plane = .passUnretained(other)
+                (from, until) = (other.startNano, other.endNano)
             }
             guard let plane else { continue }
-            pending[at].plane = .passUnretained(plane)
-            pending[at].cell = engine.cell(&state, plane, group: group, stage: Int(pending[at].stage))
+            pending[at].plane = plane
+            pending[at].cell = plane._withUnsafeGuaranteedRef {
+                engine.cell(&state, $0, group: group, stage: Int(pending[at].stage))
+            }
         }
     }
 
@@ -400,8 +414,10 @@ struct SpanCounter {
     private func insert(
         _ pending: UnsafeMutablePointer<SpanBatch.Pending>, _ plane: OpenPlane, _ cell: UnsafeMutablePointer<OpenCell>
     ) -> UInt64 {
-        if pending.pointee.traceIDHigh | pending.pointee.traceIDLow != 0 {
-            OpenCell.note(cell, pending.pointee.latency, pending.pointee.traceIDHigh, pending.pointee.traceIDLow)
+        if pending.pointee.rank >= 0 {
+            OpenCell.note(
+                cell, pending.pointee.latency, pending.pointee.traceIDHigh, pending.pointee.traceIDLow,
+                rank: Int(pending.pointee.rank))
         }
         if pending.pointee.sketch < 0 {
             plane.insert(cell, pending.pointee.latency, position: Int(pending.pointee.position))

@@ -214,70 +214,95 @@ public struct TraceScanView {
 ///
 /// Not thread-safe. Ranges are valid until the next scan, and only together with the bytes that were scanned.
 public final class TraceScan {
-    public private(set) var spanCount = 0
-    public private(set) var resourceCount = 0
-    private(set) var attributeCount = 0
+    /// Not properties of the class: those are checked for exclusive access each time.
+    private struct Storage {
+        var spanCount = 0
+        var resourceCount = 0
+        var attributeCount = 0
+        var arenaCount = 0
+        var spanCapacity = 256
+        var attributeCapacity = 512
+        var resourceCapacity = 16
+        var arenaCapacity = 256
+        var spans: UnsafeMutablePointer<ScannedSpan>
+        var attributes: UnsafeMutablePointer<ScannedAttribute>
+        var resources: UnsafeMutablePointer<ScannedResource>
+        var arena: UnsafeMutablePointer<UInt8>
+        /// The scanned message.
+        var base: UnsafeRawPointer
+        var end: UnsafeRawPointer
 
-    private var spanStorage: UnsafeMutablePointer<ScannedSpan>
-    private var spanCapacity = 256
-    private var attributeStorage: UnsafeMutablePointer<ScannedAttribute>
-    private var attributeCapacity = 512
-    private var resourceStorage: UnsafeMutablePointer<ScannedResource>
-    private var resourceCapacity = 16
-    private var arena: UnsafeMutablePointer<UInt8>
-    private var arenaCapacity = 256
-    private(set) var arenaCount = 0
+        init() {
+            spans = .allocate(capacity: spanCapacity)
+            attributes = .allocate(capacity: attributeCapacity)
+            resources = .allocate(capacity: resourceCapacity)
+            arena = .allocate(capacity: arenaCapacity)
+            base = UnsafeRawPointer(arena)
+            end = base
+        }
+    }
 
-    /// Start of the scanned message.
-    private(set) var base: UnsafeRawPointer
+    private let storage: UnsafeMutablePointer<Storage>
 
     public init() {
-        spanStorage = .allocate(capacity: spanCapacity)
-        attributeStorage = .allocate(capacity: attributeCapacity)
-        resourceStorage = .allocate(capacity: resourceCapacity)
-        arena = .allocate(capacity: arenaCapacity)
-        base = UnsafeRawPointer(arena)
+        storage = .allocate(capacity: 1)
+        storage.initialize(to: Storage())
     }
 
     deinit {
-        spanStorage.deallocate()
-        attributeStorage.deallocate()
-        resourceStorage.deallocate()
-        arena.deallocate()
+        storage.pointee.spans.deallocate()
+        storage.pointee.attributes.deallocate()
+        storage.pointee.resources.deallocate()
+        storage.pointee.arena.deallocate()
+        storage.deallocate()
     }
 
-    public var spans: UnsafeBufferPointer<ScannedSpan> { UnsafeBufferPointer(start: spanStorage, count: spanCount) }
+    public var spanCount: Int { storage.pointee.spanCount }
+    public var resourceCount: Int { storage.pointee.resourceCount }
+    var attributeCount: Int { @inline(__always) get { storage.pointee.attributeCount } }
+    var arenaCount: Int { storage.pointee.arenaCount }
+    /// Start and end of the scanned message.
+    var base: UnsafeRawPointer { @inline(__always) get { storage.pointee.base } }
+    var end: UnsafeRawPointer { @inline(__always) get { storage.pointee.end } }
+
+    public var spans: UnsafeBufferPointer<ScannedSpan> {
+        UnsafeBufferPointer(start: storage.pointee.spans, count: spanCount)
+    }
     public var resources: UnsafeBufferPointer<ScannedResource> {
-        UnsafeBufferPointer(start: resourceStorage, count: resourceCount)
+        UnsafeBufferPointer(start: storage.pointee.resources, count: resourceCount)
     }
     public var attributes: UnsafeBufferPointer<ScannedAttribute> {
-        UnsafeBufferPointer(start: attributeStorage, count: attributeCount)
+        UnsafeBufferPointer(start: storage.pointee.attributes, count: attributeCount)
     }
 
     public var view: TraceScanView {
         TraceScanView(
-            spans: UnsafePointer(spanStorage), attributes: UnsafePointer(attributeStorage), base: base,
-            arena: UnsafeRawPointer(arena))
+            spans: UnsafePointer(storage.pointee.spans), attributes: UnsafePointer(storage.pointee.attributes),
+            base: base,
+            arena: UnsafeRawPointer(storage.pointee.arena))
     }
 
     public var retainedBytes: Int {
-        spanCapacity * MemoryLayout<ScannedSpan>.stride + attributeCapacity * MemoryLayout<ScannedAttribute>.stride
-            + resourceCapacity * MemoryLayout<ScannedResource>.stride + arenaCapacity
+        storage.pointee.spanCapacity * MemoryLayout<ScannedSpan>.stride + storage.pointee.attributeCapacity
+            * MemoryLayout<ScannedAttribute>.stride
+            + storage.pointee.resourceCapacity * MemoryLayout<ScannedResource>.stride + storage.pointee.arenaCapacity
     }
 
     @inline(__always)
     public func bytes(_ range: ScannedBytes) -> UnsafeRawBufferPointer {
-        let source = range.isInArena ? UnsafeRawPointer(arena) : base
+        let source = range.isInArena ? UnsafeRawPointer(storage.pointee.arena) : base
         return UnsafeRawBufferPointer(start: source + Int(range.start), count: range.count)
     }
 
     @inline(__always)
     public func attributes(of span: ScannedSpan) -> UnsafeBufferPointer<ScannedAttribute> {
-        UnsafeBufferPointer(start: attributeStorage + Int(span.firstAttribute), count: Int(span.attributeCount))
+        UnsafeBufferPointer(
+            start: storage.pointee.attributes + Int(span.firstAttribute), count: Int(span.attributeCount))
     }
 
     public func attributes(of resource: ScannedResource) -> UnsafeBufferPointer<ScannedAttribute> {
-        UnsafeBufferPointer(start: attributeStorage + Int(resource.firstAttribute), count: Int(resource.attributeCount))
+        UnsafeBufferPointer(
+            start: storage.pointee.attributes + Int(resource.firstAttribute), count: Int(resource.attributeCount))
     }
 
     public func isEqual(_ range: ScannedBytes, _ expected: [UInt8]) -> Bool {
@@ -315,45 +340,50 @@ public final class TraceScan {
     public func noted(from start: Int) -> ScannedBytes { arenaRange(from: start) }
 
     func begin(_ message: UnsafeRawBufferPointer) throws(OTLPDecodingError) {
-        spanCount = 0
-        resourceCount = 0
-        attributeCount = 0
-        arenaCount = 0
+        storage.pointee.spanCount = 0
+        storage.pointee.resourceCount = 0
+        storage.pointee.attributeCount = 0
+        storage.pointee.arenaCount = 0
         guard message.count < 0x7FFF_FFFF else {
             throw OTLPDecodingError(code: .tooLarge, offset: 0, cause: "a message of 2 GiB or more")
         }
-        base = message.baseAddress ?? UnsafeRawPointer(arena)
+        storage.pointee.base = message.baseAddress ?? UnsafeRawPointer(storage.pointee.arena)
+        storage.pointee.end = storage.pointee.base + message.count
     }
 
     @inline(__always)
     func appendSpan(_ span: ScannedSpan) {
-        if spanCount == spanCapacity { growSpans() }
-        (spanStorage + spanCount).initialize(to: span)
-        spanCount &+= 1
+        if spanCount == storage.pointee.spanCapacity { growSpans() }
+        (storage.pointee.spans + spanCount).initialize(to: span)
+        storage.pointee.spanCount &+= 1
     }
 
     @inline(__always)
     func appendAttribute(_ attribute: ScannedAttribute) {
-        if attributeCount == attributeCapacity { growAttributes() }
-        (attributeStorage + attributeCount).initialize(to: attribute)
-        attributeCount &+= 1
+        if attributeCount == storage.pointee.attributeCapacity { growAttributes() }
+        (storage.pointee.attributes + attributeCount).initialize(to: attribute)
+        storage.pointee.attributeCount &+= 1
     }
 
     func appendResource(_ resource: ScannedResource) -> Int {
-        if resourceCount == resourceCapacity {
-            resourceStorage = TraceScan.grow(resourceStorage, count: resourceCount, capacity: &resourceCapacity)
+        if resourceCount == storage.pointee.resourceCapacity {
+            storage.pointee.resources = TraceScan.grow(
+                storage.pointee.resources, count: resourceCount, capacity: &storage.pointee.resourceCapacity)
         }
-        (resourceStorage + resourceCount).initialize(to: resource)
-        resourceCount += 1
+        (storage.pointee.resources + resourceCount).initialize(to: resource)
+        storage.pointee.resourceCount += 1
         return resourceCount - 1
     }
 
-    func setResource(_ index: Int, _ resource: ScannedResource) { resourceStorage[index] = resource }
+    func setResource(_ index: Int, _ resource: ScannedResource) { storage.pointee.resources[index] = resource }
 
     func appendToArena(_ byte: UInt8) {
-        if arenaCount == arenaCapacity { arena = TraceScan.grow(arena, count: arenaCount, capacity: &arenaCapacity) }
-        (arena + arenaCount).initialize(to: byte)
-        arenaCount += 1
+        if arenaCount == storage.pointee.arenaCapacity {
+            storage.pointee.arena = TraceScan.grow(
+                storage.pointee.arena, count: arenaCount, capacity: &storage.pointee.arenaCapacity)
+        }
+        (storage.pointee.arena + arenaCount).initialize(to: byte)
+        storage.pointee.arenaCount += 1
     }
 
     func arenaRange(from start: Int) -> ScannedBytes {
@@ -361,11 +391,15 @@ public final class TraceScan {
     }
 
     @inline(never)
-    private func growSpans() { spanStorage = TraceScan.grow(spanStorage, count: spanCount, capacity: &spanCapacity) }
+    private func growSpans() {
+        storage.pointee.spans = TraceScan.grow(
+            storage.pointee.spans, count: spanCount, capacity: &storage.pointee.spanCapacity)
+    }
 
     @inline(never)
     private func growAttributes() {
-        attributeStorage = TraceScan.grow(attributeStorage, count: attributeCount, capacity: &attributeCapacity)
+        storage.pointee.attributes = TraceScan.grow(
+            storage.pointee.attributes, count: attributeCount, capacity: &storage.pointee.attributeCapacity)
     }
 
     private static func grow<T: BitwiseCopyable>(

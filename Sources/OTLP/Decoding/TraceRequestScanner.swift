@@ -141,7 +141,7 @@ public struct TraceRequestScanner: Sendable {
                 let expected = UInt16(truncatingIfNeeded: (length &- keyLength &- 4) &<< 8 | 0x12)
                 guard (key + keyLength).loadUnaligned(as: UInt16.self).littleEndian == expected else { break loop }
                 if let found = keys.find(UnsafeRawBufferPointer(start: key, count: keyLength)) {
-                    guard takeValue(key + (keyLength &+ 2), next, end, found, scan) else { break loop }
+                    guard takeValue(key + (keyLength &+ 2), next, found, scan) else { break loop }
                 }
             case 0x39, 0x41:
                 guard end - at >= 9 else { break loop }
@@ -171,10 +171,10 @@ public struct TraceRequestScanner: Sendable {
         reader.cursor = at
     }
 
-    /// A value that is one string or one integer, from `value` up to `next`; what may be read goes on up to `end`.
+    /// A value that is one string or one integer, from `value` up to `next`.
     @inline(__always)
     private func takeValue(
-        _ value: UnsafeRawPointer, _ next: UnsafeRawPointer, _ end: UnsafeRawPointer, _ key: Int, _ scan: TraceScan
+        _ value: UnsafeRawPointer, _ next: UnsafeRawPointer, _ key: Int, _ scan: TraceScan
     ) -> Bool {
         let count = next - value
         guard count >= 2 else { return false }
@@ -187,8 +187,9 @@ public struct TraceRequestScanner: Sendable {
             kind = .string
             bits = pack(range(UnsafeRawBufferPointer(start: value + 2, count: count &- 2), in: scan))
         case 0x18:
-            // Up to eight bytes of seven bits each; all but the last have the top bit. Longer ones are for the other way.
-            guard count <= 9, end - value >= 9 else { return false }
+            // Up to eight bytes of seven bits each; all but the last have the top bit. Longer ones, and those at
+            // the very end of the message, are for the other way.
+            guard count <= 9, scan.end - value >= 9 else { return false }
             let unused = UInt64(8 &* (9 &- count))
             bits = UInt64(littleEndian: value.loadUnaligned(fromByteOffset: 1, as: UInt64.self))
             bits = (bits &<< unused) &>> unused
