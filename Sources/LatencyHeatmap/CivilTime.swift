@@ -1,24 +1,29 @@
-import Foundation
-
 /// A time zone's rules for aligning windows and writing times.
 struct CivilTime: Sendable {
-    let zone: TimeZone
+    private enum Zone {
+        /// Seconds east of UTC.
+        case fixed(Int64)
+        case rules(ZoneRules)
+    }
 
-    static let utc = CivilTime(zone: .gmt)
+    private let zone: Zone
 
-    init(zone: TimeZone) { self.zone = zone }
+    static let utc = CivilTime(zone: .fixed(0))
 
-    /// `UTC`, `local`, a name such as `Asia/Shanghai`, or an offset such as `+08:00`.
+    private init(zone: Zone) { self.zone = zone }
+
+    /// `UTC`, `local`, a name such as `Asia/Shanghai`, or an offset such as `+08:00`. Nil also for a name that this machine
+    /// has no file of.
     init?(named name: String) {
         switch name {
         case "UTC", "utc", "Z": self = .utc
-        case "local": zone = .current
+        // A machine without a zone is in UTC.
+        case "local": zone = ZoneRules.local().map { .rules($0) } ?? .fixed(0)
         default:
             if let seconds = Self.offset(name) {
-                guard let fixed = TimeZone(secondsFromGMT: seconds) else { return nil }
-                zone = fixed
-            } else if let known = TimeZone(identifier: name) {
-                zone = known
+                zone = .fixed(Int64(seconds))
+            } else if let known = ZoneRules(named: name) {
+                zone = .rules(known)
             } else {
                 return nil
             }
@@ -38,7 +43,10 @@ struct CivilTime: Sendable {
     }
 
     func offset(atUnixSecond second: Int64) -> Int64 {
-        Int64(zone.secondsFromGMT(for: Date(timeIntervalSince1970: TimeInterval(second))))
+        switch zone {
+        case .fixed(let offset): offset
+        case .rules(let rules): rules.offset(atUnixSecond: second)
+        }
     }
 
     // MARK: Windows
@@ -87,19 +95,35 @@ struct CivilTime: Sendable {
             rest += 86_400
             days -= 1
         }
-        // Civil date from days since 1970-01-01, in years that begin in March; era of 400 years.
+        let (year, month, day) = Self.date(ofDay: days)
+        return (
+            Int(year), Int(month), Int(day), Int(rest / 3_600), Int(rest % 3_600 / 60), Int(rest % 60)
+        )
+    }
+
+    // MARK: Days since 1970
+
+    /// In years that begin in March, and eras of 400 years. https://howardhinnant.github.io/date_algorithms.html
+    static func date(ofDay days: Int64) -> (year: Int64, month: Int64, day: Int64) {
         let shifted = days + 719_468
-        let era = (shifted >= 0 ? shifted : shifted - 146_096) / 146_097
+        let era = floor(shifted, 146_097) / 146_097
         let dayOfEra = shifted - era * 146_097
         let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
         let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
         let marchMonth = (5 * dayOfYear + 2) / 153
         let month = marchMonth < 10 ? marchMonth + 3 : marchMonth - 9
         let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
-        return (
-            Int(year), Int(month), Int(dayOfYear - (153 * marchMonth + 2) / 5 + 1), Int(rest / 3_600),
-            Int(rest % 3_600 / 60), Int(rest % 60)
-        )
+        return (year, month, dayOfYear - (153 * marchMonth + 2) / 5 + 1)
+    }
+
+    static func year(ofDay days: Int64) -> Int64 { date(ofDay: days).year }
+
+    static func day(year: Int64, month: Int64, day: Int64) -> Int64 {
+        let year = month <= 2 ? year - 1 : year
+        let era = floor(year, 400) / 400
+        let dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1
+        let yearOfEra = year - era * 400
+        return era * 146_097 + yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear - 719_468
     }
 
     func date(_ second: Int64) -> String {
@@ -133,20 +157,37 @@ struct CivilTime: Sendable {
 
     /// Nanoseconds since 1970 of an RFC 3339 time, to the second's fraction; nil for anything else.
     static func parse(_ text: String) -> UInt64? {
-        let formatter = ISO8601DateFormatter()
-        formatter.formatOptions = [.withInternetDateTime]
-        var whole = text
-        var fraction: UInt64 = 0
-        if let dot = text.firstIndex(of: ".") {
-            let digits = text[text.index(after: dot)...].prefix { $0.isASCII && $0.isNumber }
-            guard !digits.isEmpty, digits.count <= 9, let value = UInt64(digits) else { return nil }
-            fraction = (digits.count..<9).reduce(value) { sum, _ in sum * 10 }
-            whole = String(text[..<dot]) + text[digits.endIndex...]
+        let bytes = Array(text.utf8)
+        func number(_ start: Int, _ count: Int) -> Int64? {
+            guard start + count <= bytes.count else { return nil }
+            var value: Int64 = 0
+            for byte in bytes[start..<(start + count)] {
+                guard (0x30...0x39).contains(byte) else { return nil }
+                value = value * 10 + Int64(byte - 0x30)
+            }
+            return value
         }
-        guard let date = formatter.date(from: whole), date.timeIntervalSince1970 >= 0,
-            date.timeIntervalSince1970 < 18_000_000_000
+        guard bytes.count >= 20, bytes[4] == UInt8(ascii: "-"), bytes[7] == UInt8(ascii: "-"),
+            bytes[10] | 0x20 == UInt8(ascii: "t"), bytes[13] == UInt8(ascii: ":"), bytes[16] == UInt8(ascii: ":"),
+            let year = number(0, 4), let month = number(5, 2), let dayOfMonth = number(8, 2), let hour = number(11, 2),
+            let minute = number(14, 2), let second = number(17, 2), hour < 24, minute < 60, second < 60
         else { return nil }
-        return UInt64(date.timeIntervalSince1970.rounded()) * 1_000_000_000 + fraction
+        let day = Self.day(year: year, month: Swift.min(Swift.max(month, 1), 12), day: dayOfMonth)
+        // The 31st of November is the 1st of another month.
+        guard Self.date(ofDay: day) == (year, month, dayOfMonth) else { return nil }
+        var at = 19
+        var fraction: UInt64 = 0
+        if bytes[at] == UInt8(ascii: ".") {
+            let digits = bytes[(at + 1)...].prefix { (0x30...0x39).contains($0) }.count
+            guard (1...9).contains(digits), let value = number(at + 1, digits) else { return nil }
+            fraction = (digits..<9).reduce(UInt64(value)) { sum, _ in sum * 10 }
+            at += 1 + digits
+        }
+        let zone = String(decoding: bytes[at...], as: UTF8.self)
+        guard let offset = zone == "Z" || zone == "z" ? 0 : Self.offset(zone) else { return nil }
+        let moment = day * 86_400 + hour * 3_600 + minute * 60 + second - Int64(offset)
+        guard (0..<18_000_000_000).contains(moment) else { return nil }
+        return UInt64(moment) * 1_000_000_000 + fraction
     }
 }
 

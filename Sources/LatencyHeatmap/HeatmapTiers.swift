@@ -31,7 +31,9 @@ struct TierPlan: Sendable {
     init(_ configuration: HeatmapConfiguration) throws(HeatmapError) {
         func invalid(_ cause: String) -> HeatmapError { HeatmapError(code: .invalidConfiguration, cause: cause) }
         guard let civil = CivilTime(named: configuration.timeZone) else {
-            throw invalid("time_zone: \"\(configuration.timeZone)\" is no zone; give UTC, Asia/Shanghai or +08:00")
+            throw invalid(
+                "time_zone: \"\(configuration.timeZone)\" is no zone that this machine has (package tzdata); give UTC, "
+                    + "Asia/Shanghai or +08:00")
         }
         self.civil = civil
         let base = Int64(configuration.window.nanoseconds / 1_000_000_000)
