@@ -52,6 +52,16 @@ public enum EventFrame {
         return frame
     }
 
+    /// A frame of a snapshot: as of every other event, but for its id, which agents find in a field of its own.
+    static func withoutID(_ event: StoredEvent, on stream: any EventStream) -> [UInt8] {
+        Array("snapshot-".utf8) + rendered(event, on: stream).bytes
+    }
+
+    /// The end of a snapshot, and the cursor that it stands for.
+    static func snapshotEnd(id: String, count: Int) -> [UInt8] {
+        Array("id: \(id)\nevent: isotherm.snapshot\ndata: {\"events\":\(count)}\n\n".utf8)
+    }
+
     /// A cursor that cannot be continued: why, and from where the stream goes on instead. The id replaces the bad one in
     /// the device's memory.
     public static func reset(reason: String, continuesFrom id: String, earliest: String) -> [UInt8] {

@@ -6,6 +6,7 @@ extension HubLoop {
     /// Sends from the log until the connection is at the loop's cursor, its socket is full, or the log must be read from
     /// disk.
     func advance(_ subscription: Subscription) {
+        if let snapshot = subscription.snapshot { return readSnapshot(snapshot, subscription) }
         if subscription.state == .live {
             notePosition(ofLive: subscription)
             leave(.live, subscription)
@@ -47,39 +48,42 @@ extension HubLoop {
     func readFromDisk(_ subscription: Subscription) {
         let stream = subscription.tenant.channel.stream
         let position = subscription.position
+        let filter = subscription.filter
         let limit = 4 * subscription.pageLimit
         let byteLimit = subscription.conflates ? configuration.maxQueuedBytes * 4 : configuration.maxQueuedBytes / 4
         let box = LoopConfined(subscription)
         offload { [self] in
-            let result = Result { () throws(StreamError) -> [StoredEvent] in
-                try stream.read(after: position, limit: limit, byteLimit: byteLimit)
+            let result = Result { () throws(StreamError) -> FilteredRead in
+                try stream.read(after: position, limit: limit, byteLimit: byteLimit, filter: filter)
             }
             loop.execute { self.received(result, box.value) }
         }
     }
 
-    func received(_ result: Result<[StoredEvent], StreamError>, _ subscription: Subscription) {
+    func received(_ result: Result<FilteredRead, StreamError>, _ subscription: Subscription) {
         guard subscription.state == .catchingUp else { return }
         let tenant = subscription.tenant
         switch result {
-        case .success(let events):
-            let visible = tenant.channel.visible(events)
-            if visible.isEmpty {
-                subscription.position = max(subscription.position, tenant.cursor)
-            } else {
-                send(visible, to: subscription)
+        case .success(let read):
+            let isAtHead = read.events.isEmpty && read.through <= subscription.position
+            let visible = tenant.channel.visible(read.events)
+            send(visible, to: subscription)
+            // What lies behind the last event was for others.
+            if subscription.state == .catchingUp, visible.count == read.events.count {
+                subscription.position = max(subscription.position, isAtHead ? tenant.cursor : read.through)
             }
             advance(subscription)
         case .failure(let error):
             metrics.resets(error.code.rawValue)
-            guard error.code == .tooOld, let earliest = error.offset else {
+            guard let offset = error.offset, [.tooOld, .corrupt].contains(error.code) else {
                 return close(subscription, retry: configuration.retry)
             }
-            // Retention overtook this device between two reads: it is told, and goes on with what is kept.
-            subscription.position = earliest - 1
+            // Retention overtook this device between two reads, or an event is damaged: the device is told, and goes on
+            // with what is kept and whole.
+            subscription.position = error.code == .tooOld ? offset - 1 : offset
             let stream = tenant.channel.stream
-            let cursor = stream.id(epoch: stream.epoch, offset: earliest - 1)
-            let frame = EventFrame.reset(reason: "too_old", continuesFrom: cursor, earliest: cursor)
+            let cursor = stream.id(epoch: stream.epoch, offset: subscription.position)
+            let frame = EventFrame.reset(reason: error.code.rawValue, continuesFrom: cursor, earliest: cursor)
             if sendAll(frame[...], to: subscription, carrying: []) { advance(subscription) }
         }
     }

@@ -81,6 +81,7 @@ public final class HubLoop: @unchecked Sendable {
             connectedUnixNano: Clock.now().unixNano, startOffset: request.after ?? channel.visibleHead)
         let subscription = Subscription(
             tenant: tenant, topics: topics, session: session, conflates: request.conflates, transport: transport)
+        if request.wantsSnapshot { subscription.snapshot = Snapshot() }
         let key = ObjectIdentifier(subscription)
         tenant.subscriptions[key] = subscription
         for topic in topics {

@@ -11,9 +11,12 @@ public struct SubscriptionRequest: Sendable {
     /// While the device is behind, it gets of the events with one key only the latest of each page
     /// (4,096 events of memory, 1 MiB of the log).
     public var conflates: Bool
+    /// Before the next event, the latest event of each key comes.
+    public var wantsSnapshot: Bool
 
     public init(
-        tenant: Tenant, filter: TopicFilter, group: String, device: String?, after: UInt64?, conflates: Bool = false
+        tenant: Tenant, filter: TopicFilter, group: String, device: String?, after: UInt64?, conflates: Bool = false,
+        wantsSnapshot: Bool = false
     ) {
         self.tenant = tenant
         self.filter = filter
@@ -21,6 +24,7 @@ public struct SubscriptionRequest: Sendable {
         self.device = device
         self.after = after
         self.conflates = conflates
+        self.wantsSnapshot = wantsSnapshot
     }
 }
 
@@ -52,6 +56,8 @@ public final class Subscription {
     /// Gets broadcasts of its one topic; others follow the log, since one cursor needs one order over all their topics.
     let isOfOneTopic: Bool
     let conflates: Bool
+    /// What is sent first, as of `position`.
+    var snapshot: Snapshot?
     /// What the journal keeps of this connection.
     var session: DeviceSession
     /// Up to here the journal knows when the socket got what this connection wants.

@@ -397,7 +397,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
         server.count(.listen, status: 200)
         let subscription = hubLoop.subscribe(
-            request.subscription(after: start.after), channel: channel, opening: opening, transport: connection)
+            request.subscription(start), channel: channel, opening: opening, transport: connection)
         connection.subscription = subscription
         // The first bytes may have found the connection broken: then it has ended already, and nobody else ends this.
         if case .closed = state { hubLoop.unsubscribe(subscription, reason: .client) }

@@ -38,7 +38,7 @@ struct ListenRoute {
             let start = StartPosition(cursor: wanted.cursor, channel: channel)
             if let reset = start.reset { core.metrics.resets(reset.reason) }
             stream.begin(
-                wanted.subscription(after: start.after), channel: channel,
+                wanted.subscription(start), channel: channel,
                 opening: core.opening + (wanted.wantsHello ? EventFrame.hello : []) + (start.reset?.frame ?? []))
             defer { stream.end() }
             try await request.body.consumeWithCancellationOnInboundClose { _ in
@@ -88,12 +88,14 @@ struct ListenRoute {
                         await channel.waitForEvent(after: position, until: .now + min(heartbeat, .seconds(1)))
                     }
                     guard !page.events.isEmpty || ContinuousClock.now - lastWrite >= heartbeat else { continue }
-                    var json = JSONWriter()
+                    var lines = ByteBuffer()
                     for event in page.events {
+                        var json = JSONWriter()
                         Self.write(event, on: channel.stream, to: &json)
-                        json.bytes.append(Self.lineEnd)
+                        lines.writeBytes(json.bytes)
+                        lines.writeInteger(Self.lineEnd)
                     }
-                    try await writer.write(page.events.isEmpty ? Self.emptyLine : ByteBuffer(bytes: json.bytes))
+                    try await writer.write(page.events.isEmpty ? Self.emptyLine : lines)
                     lastWrite = .now
                     follower.delivered(page.events)
                 }

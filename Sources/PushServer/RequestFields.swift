@@ -51,6 +51,18 @@ struct RequestFields {
         return event
     }
 
+    private static func wantsSnapshot(_ text: String?) throws(GatewayError) -> Bool {
+        switch text {
+        case nil: return false
+        case "latest": return true
+        case .some(let text):
+            throw GatewayError(
+                code: .invalidHeader,
+                cause: "snapshot=\(text.prefix(32)) is not known; with snapshot=latest the latest event of each key "
+                    + "comes first")
+        }
+    }
+
     private static func conflates(_ text: String?) throws(GatewayError) -> Bool {
         switch text {
         case nil: return false
@@ -89,7 +101,8 @@ struct RequestFields {
         return DeviceRequest(
             tenant: tenant, filter: filter, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
             device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"),
-            conflates: try Self.conflates(query.first("conflate")), wantsHello: query.first("hello") != nil)
+            conflates: try Self.conflates(query.first("conflate")),
+            wantsSnapshot: try Self.wantsSnapshot(query.first("snapshot")), wantsHello: query.first("hello") != nil)
     }
 }
 
@@ -103,13 +116,17 @@ struct DeviceRequest: Sendable {
     let cursor: String?
 
     let conflates: Bool
+    let wantsSnapshot: Bool
     /// A first event that a browser's page can see, as it sees no comment: whether anything on the way holds the stream
     /// back shows at once.
     let wantsHello: Bool
 
-    func subscription(after offset: UInt64?) -> SubscriptionRequest {
-        SubscriptionRequest(
-            tenant: tenant, filter: filter, group: group, device: device, after: offset, conflates: conflates)
+    /// A device that resumes needs no snapshot, unless its cursor could not be continued.
+    func subscription(_ start: StartPosition) -> SubscriptionRequest {
+        let takesSnapshot = wantsSnapshot && (start.after == nil || start.reset != nil)
+        return SubscriptionRequest(
+            tenant: tenant, filter: filter, group: group, device: device, after: takesSnapshot ? nil : start.after,
+            conflates: conflates, wantsSnapshot: takesSnapshot)
     }
 }
 

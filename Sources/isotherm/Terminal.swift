@@ -1,6 +1,5 @@
 import Foundation
 import LatencyHeatmap
-import Synchronization
 
 /// Standard output and standard error, and what they can show.
 enum Terminal {
@@ -79,43 +78,6 @@ enum Terminal {
         }
         return true
     }
-}
-
-/// How far the reading of files has come, on standard error. Draws from a third of a second on, ten times a second.
-final class ReadingBar: Sendable {
-    private let start = ContinuousClock.now
-    private let drawn = Mutex(ContinuousClock.now + .milliseconds(200))
-
-    /// - Parameter total: 0 if it is not known.
-    func show(_ bytesRead: UInt64, of total: UInt64) {
-        let now = ContinuousClock.now
-        let isDue = drawn.withLock { drawn in
-            guard now - drawn >= .milliseconds(100) else { return false }
-            drawn = now
-            return true
-        }
-        guard isDue else { return }
-        var line = "\r"
-        if total > 0 {
-            let part = min(1, Double(bytesRead) / Double(total))
-            let filled = Int(part * 30)
-            line += "[" + String(repeating: "#", count: filled) + String(repeating: " ", count: 30 - filled)
-            line += "] \(Int(part * 100)) %  \(Self.megabytes(bytesRead)) of \(Self.megabytes(total)) MB"
-            let elapsed = now - start
-            if part > 0.02 {
-                let left = elapsed * ((1 - part) / part)
-                line += ", \(left.components.seconds) s left"
-            }
-        } else {
-            line += "\(Self.megabytes(bytesRead)) MB"
-        }
-        _ = Terminal.write(Array((line + "\u{1B}[K").utf8), to: STDERR_FILENO)
-    }
-
-    /// Takes it away.
-    func clear() { _ = Terminal.write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
-
-    private static func megabytes(_ bytes: UInt64) -> String { "\(bytes / 1_000_000).\(bytes / 100_000 % 10)" }
 }
 
 /// Ends blocking work when the program is told to end.

@@ -61,6 +61,58 @@ struct FilterTests {
         #expect(try server.metric("isotherm_catch_up_connections") == 0)
     }
 
+    @Test("a snapshot: the latest of each key, then live, without a gap or a repeat between")
+    func snapshot() throws {
+        let server = try IsothermProcess(arguments: ["--set", "gateway.durability=written"])
+        for number in 1...600 {
+            try server.publish("t", "\(number)", fields: number % 2 == 0 ? [("X-Event-Key", "k\(number % 10)")] : [])
+        }
+        try server.publish("other", "x", fields: [("X-Event-Key", "k0")])
+        let device = try Device(port: server.port, "/v1/events/t?snapshot=latest")
+        let values = try device.events(5)
+        #expect(Set(values.map(\.data)) == ["592", "594", "596", "598", "600"])
+        #expect(values.allSatisfy { $0.id.isEmpty })
+        let end = try device.events(1)[0]
+        #expect(end.type == "isotherm.snapshot" && end.data == "{\"events\":5}" && end.id.hasPrefix("ev_"))
+        try server.publish("t", "601", fields: [("X-Event-Key", "k0")])
+        #expect(try device.events(1)[0].data == "601")
+        // The snapshot's id is a cursor; a device that has one needs no snapshot.
+        let resumed = try Device(port: server.port, "/v1/events/t?snapshot=latest", lastEventID: end.id)
+        #expect(try resumed.events(1)[0].data == "601")
+        #expect(try HTTP.get("/v1/events/t?snapshot=all&limit=1", port: server.port).status == 400)
+    }
+
+    @Test("snapshots while values change: what comes after is exactly what came after")
+    func snapshotUnderLoad() async throws {
+        let server = try IsothermProcess(arguments: ["--set", "gateway.durability=memory"])
+        let port = server.port
+        let total = 2_000
+        async let publishing: Void = Task.detached {
+            for number in 1...total {
+                let reply = try HTTP.post(
+                    "/v1/events/t", "\(number)", port: port, fields: [("X-Event-Key", "k\(number % 7)")])
+                guard reply.status == 202 else { throw Wait.TimedOut(description: "publish: \(reply.status)") }
+            }
+        }.value
+        var devices: [Device] = []
+        for _ in 1...20 {
+            devices.append(try Device(port: port, "/v1/events/t?snapshot=latest"))
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        try await publishing
+        for device in devices {
+            var newest = 0
+            while true {
+                let event = try device.events(1, seconds: 30)[0]
+                if event.type == "isotherm.snapshot" { break }
+                newest = max(newest, try #require(Int(event.data)))
+            }
+            if newest < total {
+                #expect(try device.events(total - newest).map(\.data) == (newest + 1...total).map(String.init))
+            }
+        }
+    }
+
     @Test("conflation: a device that is behind gets the latest of each key, and every event without one")
     func conflation() throws {
         let server = try IsothermProcess(arguments: ["--set", "gateway.durability=written"])

@@ -234,7 +234,7 @@ public struct ReceivedEvent: Equatable {
                 if line.hasPrefix("traceparent: ") { event.traceparent = String(line.dropFirst(13)) }
                 if line.hasPrefix("data: ") { lines.append(line.dropFirst(6)) }
             }
-            guard !event.id.isEmpty else { continue }
+            guard !lines.isEmpty else { continue }
             event.data = lines.joined(separator: "\n")
             events.append(event)
         }

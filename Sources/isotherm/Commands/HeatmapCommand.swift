@@ -260,11 +260,11 @@ struct HeatmapCommand: AsyncParsableCommand {
         configuration.filter.kind = kind?.number
         configuration.filter.service = service
         let engine = try HeatmapEngine(configuration: configuration)
-        let bar = watch == nil && Terminal.isTerminal(STDERR_FILENO) ? ReadingBar() : nil
-        let progress = bar.map { bar in { @Sendable read, total in bar.show(read, of: total) } }
+        let bar = ProgressBar(
+            "reading", unit: .bytes, isShown: watch == nil && Terminal.isTerminal(STDERR_FILENO))
         do {
-            defer { bar?.clear() }
-            try HeatmapFileReader(engine: engine, progress: progress).read(sources)
+            defer { bar.clear() }
+            try HeatmapFileReader(engine: engine, progress: { bar.show($0, of: $1) }).read(sources)
         }
         let ledger = engine.ledger
         if ledger.counted < ledger.received || ledger.received == 0 { Terminal.note("\(ledger)") }

@@ -68,12 +68,12 @@ struct LogVerifyCommand: ParsableCommand {
 
     func run() throws {
         let log = try options.inspection()
-        var bar = ProgressBar("verifying")
+        let bar = ProgressBar("verifying", unit: .events)
         let start = ContinuousClock.now
         let found: LogVerification
         do {
             defer { bar.clear() }
-            found = try log.verify { bar.show($0, of: $1) }
+            found = try log.verify { bar.show(UInt64($0), of: UInt64($1)) }
         } catch {
             throw LogOptions.failure(error)
         }
