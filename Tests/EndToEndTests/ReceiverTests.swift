@@ -47,6 +47,23 @@ struct ReceiverTests {
         #expect(server.isRunning)
     }
 
+    @Test("a receiver that reads as much as it may answers 429 with Retry-After, and takes spans again after that")
+    func overload() throws {
+        let server = try IsothermProcess(arguments: ["--set", "otlp.max_requests=1"])
+        func post() throws -> HTTPReply {
+            try HTTP.post("/v1/traces", "{}", port: server.port, fields: [("Content-Type", "application/json")])
+        }
+        #expect(try post().status == 200)
+        var slow: RawConnection? = try RawConnection(port: server.port)
+        try slow?.send(
+            "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+        try Wait.until("there is no room for another") { try post().status == 429 }
+        let refused = try post()
+        #expect(refused.field("Retry-After") == "1" && refused.body.contains("urn:isotherm:problem:overloaded"))
+        slow = nil
+        try Wait.until("there is room again") { try post().status == 200 }
+    }
+
     @Test("zstd, gzip and plain count the same; a bomb is refused at the limit, in each form")
     func compression() throws {
         try run(
