@@ -7,10 +7,22 @@ import Synchronization
 /// To the hub it is a device like any other whose socket takes nothing by itself: each buffer goes through `write`, one
 /// at a time, and the response's body takes it out and says when the codec has it. Nothing else is queued.
 final class CodecStream: DeviceTransport, Sendable {
-    /// A buffer on its way to the codec.
-    struct Write: Sendable {
+    /// A buffer on its way to the codec. Finished once: by whoever takes it out, or as not written when nobody does.
+    final class Write: Sendable {
         let bytes: ArraySlice<UInt8>
-        let finish: @Sendable (_ isWritten: Bool) -> Void
+        private let completion: @Sendable (_ isWritten: Bool) -> Void
+        private let isFinished = Atomic(false)
+
+        init(_ bytes: ArraySlice<UInt8>, completion: @escaping @Sendable (_ isWritten: Bool) -> Void) {
+            self.bytes = bytes
+            self.completion = completion
+        }
+
+        func finish(_ isWritten: Bool) {
+            if !isFinished.exchange(true, ordering: .relaxed) { completion(isWritten) }
+        }
+
+        deinit { finish(false) }
     }
 
     let descriptor: Int32 = -1
@@ -60,15 +72,13 @@ final class CodecStream: DeviceTransport, Sendable {
 
     func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void) {
         let completion = OnLoop(completion)
-        let write = Write(bytes: bytes) { [hubLoop] isWritten in
-            hubLoop.execute { completion.value(isWritten) }
-        }
-        if case .terminated = continuation.yield(write) { write.finish(false) }
+        continuation.yield(
+            Write(bytes) { [hubLoop] isWritten in hubLoop.execute { completion.value(isWritten) } })
     }
 
     func close(farewell: [UInt8]?) {
         state.withLock { $0.closeReason = farewell == nil ? .stalled : .drained }
-        if let farewell { continuation.yield(Write(bytes: farewell[...]) { _ in }) }
+        if let farewell { continuation.yield(Write(farewell[...]) { _ in }) }
         continuation.finish()
     }
 }
