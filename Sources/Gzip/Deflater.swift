@@ -1,6 +1,7 @@
 import CZlib
 
-/// Writes gzip members, one after another, with the same memory: only the first allocates. Not thread-safe.
+/// Writes gzip members, one after another, with the same memory: only the first allocates. A member is written whole by
+/// `compress`, or in parts by `write` and `finish`. Not thread-safe.
 public final class Deflater {
     private let stream: UnsafeMutablePointer<z_stream>
 
@@ -30,5 +31,30 @@ public final class Deflater {
         let result = deflate(stream, Z_FINISH)
         precondition(result == Z_STREAM_END, "deflateBound promised enough room")
         return Int(stream.pointee.total_out)
+    }
+
+    /// What the bytes become, as far as it is known by now; often nothing, since more may follow.
+    public func write(_ bytes: UnsafeRawBufferPointer) -> [UInt8] { deflated(bytes, Z_NO_FLUSH) }
+
+    /// The rest of the member. Only `compress` can follow.
+    public func finish() -> [UInt8] { deflated(UnsafeRawBufferPointer(start: nil, count: 0), Z_FINISH) }
+
+    private func deflated(_ bytes: UnsafeRawBufferPointer, _ flush: Int32) -> [UInt8] {
+        var output: [UInt8] = []
+        stream.pointee.next_in = UnsafeMutablePointer(mutating: bytes.bindMemory(to: UInt8.self).baseAddress)
+        stream.pointee.avail_in = UInt32(bytes.count)
+        var isFull = true
+        while isFull {
+            let part = [UInt8](unsafeUninitializedCapacity: 16 * 1024) { buffer, count in
+                stream.pointee.next_out = buffer.baseAddress
+                stream.pointee.avail_out = UInt32(buffer.count)
+                deflate(stream, flush)
+                count = buffer.count - Int(stream.pointee.avail_out)
+            }
+            // A part that was filled may have been filled exactly; the next is then empty.
+            isFull = stream.pointee.avail_out == 0
+            output += part
+        }
+        return output
     }
 }

@@ -41,7 +41,7 @@ enum Compression {
 
 private struct GzipBody: ResponseBodyWriter {
     var parent: any ResponseBodyWriter
-    let gzip = GzipWriter()
+    let gzip = Deflater()
 
     init(parent: any ResponseBodyWriter) { self.parent = parent }
 
