@@ -23,6 +23,7 @@ public final class EmbeddedEventStore: Sendable {
             directory.release()
             throw error
         }
+        core.checkpointer.start(core)
         core.writer.start(core)
     }
 
@@ -72,7 +73,7 @@ public final class EmbeddedEventStore: Sendable {
                 ?? StreamError(
                     code: .unavailable, cause: "old events could not be removed; isotherm log verify says more")
         }
-        try core.database.vacuum()
+        try core.checkpointer.exclusively { () throws(StreamError) in try core.database.vacuum() }
         return Compaction(
             removedEvents: statistics.retiredEvents - retired, bytesBefore: before,
             bytesAfter: core.directory.databaseBytes)
@@ -94,6 +95,7 @@ public final class EmbeddedEventStore: Sendable {
         guard let streams else { return }
         for stream in streams { stream.state.withLock { $0.close() } }
         core.writer.stop(ending)
+        core.checkpointer.close()
         core.indexer.close()
         core.readers.close()
         do {

@@ -8,7 +8,8 @@ public struct EmbeddedStoreConfiguration: Sendable {
     public var retentionEvents: Int = 10_000_000
     /// Per tenant, in ``NewEvent/byteCount``.
     public var retentionBytes: Int = 8 << 30
-    /// Most events removed in one step, so that appends wait for a step and not for the whole.
+    /// Most events removed in one step, so that appends wait for a step and not for the whole; fewer where a step takes
+    /// longer than a millisecond.
     public var retentionStepEvents: Int = 1_000
     /// Events kept in memory per tenant. Events that are not durable yet always stay in memory: what a tenant holds
     /// is at most the larger of tail and pending.
@@ -96,6 +97,8 @@ public struct EmbeddedStoreStatistics: Sendable, Equatable {
     public var totalCommitNanoseconds: UInt64 = 0
     /// Steps of retention that failed and are tried again.
     public var failedRetentionSteps: UInt64 = 0
+    /// Copies of the write-ahead log into the file that failed and are tried again.
+    public var failedCheckpoints: UInt64 = 0
     /// Steps of the index that failed and are tried again.
     public var failedIndexSteps: UInt64 = 0
     /// Events removed by retention.

@@ -157,6 +157,7 @@ final class StoreCore: Sendable {
     let database: LogDatabase
     let readers: LogReaders
     let indexer: LogIndexer
+    let checkpointer: LogCheckpointer
     let writer: LogWriter
     let key: [UInt8]
     let streams = Locked(Streams())
@@ -173,6 +174,7 @@ final class StoreCore: Sendable {
         database = try LogDatabase(directory: directory)
         readers = LogReaders(path: directory.databasePath, limit: configuration.readers)
         indexer = LogIndexer(path: directory.databasePath)
+        checkpointer = try LogCheckpointer(path: directory.databasePath)
         writer = LogWriter()
     }
 

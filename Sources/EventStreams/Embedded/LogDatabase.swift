@@ -1,5 +1,6 @@
 import GRDB
 import GRDBSQLite
+import Synchronization
 
 /// The SQLite side of the store: the writing connection. Its tables are in ``LogSchema``.
 ///
@@ -11,6 +12,7 @@ final class LogDatabase: @unchecked Sendable {
     private var statements: Statements?
     private var isFull = true
     let scratch = Scratch()
+    private let writeAheadLog = WriteAheadLog()
 
     let storeID: UInt64
     let generation: UInt32
@@ -54,6 +56,7 @@ final class LogDatabase: @unchecked Sendable {
         if DataDirectory.size(of: path) == nil { try LogSchema.create(path, directory) }
         var generation: UInt32 = 0
         var storeID: UInt64 = 0
+        let writeAheadLog = writeAheadLog
         do {
             queue = try DatabaseQueue(path: path, configuration: Self.configuration(label: "isotherm.log.writer"))
             try queue.writeWithoutTransaction { db in
@@ -65,7 +68,20 @@ final class LogDatabase: @unchecked Sendable {
                     throw StreamError(code: .unavailable, cause: "SQLite refused synchronous=FULL for \(path)")
                 }
                 try LogSchema.bringUpToDate(db, path)
-                try db.execute(sql: "PRAGMA wal_autocheckpoint = 2000")
+                // Not in a commit: see LogCheckpointer. The hook is what SQLite would do it with.
+                if let connection = db.sqliteConnection {
+                    sqlite3_wal_hook(
+                        connection,
+                        { context, _, _, pages in
+                            if let context {
+                                let log = Unmanaged<WriteAheadLog>.fromOpaque(context).takeUnretainedValue()
+                                log.pages.store(Int(pages), ordering: .relaxed)
+                            }
+                            return SQLITE_OK
+                        }, Unmanaged.passUnretained(writeAheadLog).toOpaque())
+                }
+                // Debian's SQLite overwrites what is deleted with zeros: a page for every ten old events.
+                try db.execute(sql: "PRAGMA secure_delete = OFF")
                 try db.execute(sql: "PRAGMA journal_size_limit = \(64 << 20)")
                 try db.inTransaction(.immediate) {
                     func meta(_ name: String) throws -> Int64 {
@@ -258,6 +274,18 @@ final class LogDatabase: @unchecked Sendable {
             try run(db, statement)
         }
     }
+
+    // MARK: The write-ahead log
+
+    private final class WriteAheadLog: Sendable {
+        let pages = Atomic(0)
+    }
+
+    /// Its length after the last commit.
+    var writeAheadPages: Int { writeAheadLog.pages.load(ordering: .relaxed) }
+
+    /// How many of its pages are in the file then; nil when that failed.
+    func copyWriteAheadLog() -> Int? { queue.writeWithoutTransaction(Self.copyWriteAheadLog) }
 
     /// Proves that the storage takes writes again.
     func probe() -> StreamError? {

@@ -21,9 +21,11 @@ final class LogWriter: Sendable {
     private let inbox = Locked(Inbox())
     private let signal = DispatchSemaphore(value: 0)
     private let thread = Locked<WriterThread?>(nil)
+    /// Events that retention removes in a step: as many as take a part of a millisecond here.
+    private let pace = Locked(64)
 
     func start(_ core: StoreCore) {
-        thread.withLock { $0 = WriterThread { [self] in run(core) } }
+        thread.withLock { $0 = WriterThread(name: "isotherm-log") { [self] in run(core) } }
     }
 
     func enqueue(_ stream: EmbeddedStream, isUrgent: Bool) {
@@ -103,6 +105,7 @@ final class LogWriter: Sendable {
             if core.failure != nil {
                 if let time = nextRetry {
                     if now >= time {
+                        core.checkpointer.advance(core)
                         if core.database.probe() == nil {
                             core.setFailure(nil)
                             nextRetry = nil
@@ -121,14 +124,17 @@ final class LogWriter: Sendable {
                     core.loadAgedLogs()
                     nextSweep = now + 60 * maintenanceInterval
                 }
-                // Half of the time at most for an index that has far to go, unless somebody waits for it.
-                let end = work.maintenance.isEmpty ? now + maintenanceInterval / 2 : .max
+                // For an index that has far to go some of the time, unless somebody waits for it.
+                let end = work.maintenance.isEmpty ? now + maintenanceInterval : .max
                 for stream in core.allStreams {
-                    retire(stream, core, isThorough: true)
-                    while WallClock.monotonicNano() < end, inbox.withLock({ $0.ending == nil }),
-                        core.indexer.step(stream, core, weight: 1_024, isIdle: true)
+                    retire(stream, core, goal: .max, isPaced: work.maintenance.isEmpty)
+                    var start = WallClock.monotonicNano()
+                    while start < end, inbox.withLock({ $0.ending == nil }),
+                        core.indexer.step(stream, core, weight: 256, isIdle: true)
                     {
-                        writeWaiting(core)
+                        core.checkpointer.advance(core)
+                        giveWay(core, since: start, isPaced: work.maintenance.isEmpty)
+                        start = WallClock.monotonicNano()
                     }
                 }
                 nextMaintenance = WallClock.monotonicNano() + maintenanceInterval
@@ -228,10 +234,11 @@ final class LogWriter: Sendable {
             while share.stream.state.withLock({ $0.evict(atMost: 256) }) {}
         }
         for share in shares {
-            retire(share.stream, core, isThorough: false)
+            retire(share.stream, core, goal: 2 * share.work.events)
             // Faster than the log grows, in steps that the next commit hardly notices.
             _ = core.indexer.step(share.stream, core, weight: max(256, 2 * share.work.events), isIdle: false)
         }
+        core.checkpointer.advance(core)
     }
 
     /// Everything that is not durable leaves every log; its appends fail.
@@ -261,15 +268,20 @@ final class LogWriter: Sendable {
 
     // MARK: Retention
 
-    /// Removes at most one step of old events; with `isThorough`, steps until nothing is due.
-    private func retire(_ stream: EmbeddedStream, _ core: StoreCore, isThorough: Bool) {
+    /// A step of retention is to be shorter.
+    private static let stepNanoseconds: UInt64 = 1_000_000
+
+    /// Removes old events in short steps: all that are due for a `goal` of `.max`; after a commit about `goal` of them, if
+    /// there are enough to be worth it.
+    private func retire(_ stream: EmbeddedStream, _ core: StoreCore, goal: Int, isPaced: Bool = false) {
         let configuration = core.configuration
         let step = configuration.retentionStepEvents
         let wallClock = configuration.now()
         let age = configuration.retentionAge.clampedNanoseconds
         let cutoff = wallClock > age ? wallClock - age : 0
-        var steps = 0
-        repeat {
+        let isThorough = goal == .max
+        var removed = 0
+        while removed < goal {
             guard core.failure == nil else { return }
             let disk = stream.disk.withLock { $0 }
             var excessEvents = disk.events - configuration.retentionEvents
@@ -278,15 +290,17 @@ final class LogWriter: Sendable {
             if isThorough {
                 guard excessEvents > 0 || excessBytes > 0 || isOld else { return }
             } else {
-                // After a commit only what is worth a transaction of its own; the rest within a second.
+                // The rest within a second.
                 guard excessEvents >= step || excessBytes > configuration.retentionBytes / 64 else { return }
             }
+            let start = WallClock.monotonicNano()
+            let size = min(step, pace.withLock { $0 })
+            var events = 0
             do {
-                let oldest = try core.database.oldest(log: stream.log, limit: step + 1)
+                let oldest = try core.database.oldest(log: stream.log, limit: size + 1)
                 var through: UInt64?
-                var events = 0
                 var bytes = 0
-                for event in oldest.prefix(step) {
+                for event in oldest.prefix(size) {
                     guard excessEvents > 0 || excessBytes > 0 || event.acceptedUnixNano < cutoff else { break }
                     through = event.offset
                     events += 1
@@ -314,16 +328,48 @@ final class LogWriter: Sendable {
                 core.statistics.withLock { $0.failedRetentionSteps += 1 }
                 return
             }
-            steps += 1
-            // Publishers get their turn between steps of a long pass.
-            if steps % 4 == 0 { writeWaiting(core) }
-        } while isThorough
+            removed += events
+            let nanoseconds = WallClock.monotonicNano() - start
+            pace.withLock { pace in
+                if nanoseconds > Self.stepNanoseconds { pace = max(32, pace / 2) }
+                if nanoseconds < Self.stepNanoseconds / 4 { pace = min(step, pace * 2) }
+            }
+            core.checkpointer.advance(core)
+            if isThorough {
+                giveWay(core, since: start, isPaced: isPaced)
+                guard inbox.withLock({ $0.ending == nil }) else { return }
+            }
+        }
+    }
+
+    /// Between two steps of upkeep: writes what has come during the step, which has waited for no more than that.
+    ///
+    /// With `isPaced`, upkeep has a fourth of the time. That most appends meet no step is one reason; the other is that
+    /// the system lets a thread wait that never rests, on a busy machine for longer than a step takes.
+    private func giveWay(_ core: StoreCore, since start: UInt64, isPaced: Bool) {
+        writeWaiting(core)
+        guard isPaced else { return }
+        let now = WallClock.monotonicNano()
+        let end = now + min(3 * (now - start), 20_000_000)
+        repeat {
+            wait(until: end)
+            guard inbox.withLock({ $0.ending == nil && $0.maintenance.isEmpty }) else {
+                // This signal is for the loop that has called.
+                signal.signal()
+                return
+            }
+            writeWaiting(core)
+        } while WallClock.monotonicNano() < end
     }
 
     private func writeWaiting(_ core: StoreCore) {
         let waiting = inbox.withLock { inbox in
             let streams = inbox.streams
             inbox.streams = []
+            if inbox.ending == nil, inbox.maintenance.isEmpty {
+                inbox.isUrgent = false
+                inbox.isSignalled = false
+            }
             return streams
         }
         write(waiting, core)

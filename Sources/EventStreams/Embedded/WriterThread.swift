@@ -19,10 +19,11 @@ struct WriterThread: @unchecked Sendable {
         }
     }
 
-    init(_ run: @escaping @Sendable () -> Void) {
+    /// - Parameter name: at most 15 characters.
+    init(name: StaticString, _ run: @escaping @Sendable () -> Void) {
         let body = Unmanaged.passRetained(
             Body {
-                Self.nameThread()
+                Self.nameThread(name)
                 run()
             }
         ).toOpaque()
@@ -48,10 +49,10 @@ struct WriterThread: @unchecked Sendable {
     }
 
     /// Shown by `top -H` and debuggers. `pthread_setname_np` and `prctl` are not visible to Swift.
-    private static func nameThread() {
+    private static func nameThread(_ name: StaticString) {
         let descriptor = open("/proc/thread-self/comm", O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
-        _ = write(descriptor, "isotherm-log", 12)
+        _ = write(descriptor, name.utf8Start, name.utf8CodeUnitCount)
         close(descriptor)
     }
 
