@@ -11,34 +11,51 @@ public enum DeviceGroup {
     public static let other = "__other__"
 
     public static func derive(userAgent: String?) -> String {
-        guard let agent = userAgent, !agent.isEmpty else { return unknown }
-        let text = Substring(agent).prefix(512)
+        guard var agent = userAgent, !agent.isEmpty else { return unknown }
+        return agent.withUTF8 { derive(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer($0).prefix(512))) }
+    }
+
+    private static func derive(_ text: UnsafeRawBufferPointer) -> String {
         if let version = major(after: "iPhone OS ", in: text) { return "iOS-\(version)" }
-        if text.contains("iPad"), let version = major(after: "CPU OS ", in: text) { return "iOS-\(version)" }
+        if text.offset(of: "iPad") != nil, let version = major(after: "CPU OS ", in: text) { return "iOS-\(version)" }
         if let version = major(after: "Android ", in: text) { return "Android-\(version)" }
         if let version = major(after: "Windows NT ", in: text) { return "Windows-\(version)" }
         if let version = major(after: "Mac OS X ", in: text) { return "macOS-\(version)" }
         if let version = major(after: "Darwin/", in: text) { return "Darwin-\(version)" }
-        if text.contains("CrOS ") { return "ChromeOS" }
-        if text.contains("Linux") { return "Linux" }
+        if text.offset(of: "CrOS ") != nil { return "ChromeOS" }
+        if text.offset(of: "Linux") != nil { return "Linux" }
         return product(text) ?? unknown
     }
 
-    private static func major(after marker: String, in text: Substring) -> Substring? {
-        guard let range = text.firstRange(of: marker) else { return nil }
-        let digits = text[range.upperBound...].prefix(4).prefix { $0.isASCII && $0.isNumber }
-        return digits.isEmpty ? nil : digits
+    private static func major(after marker: StaticString, in text: UnsafeRawBufferPointer) -> String? {
+        guard let start = text.offset(of: marker) else { return nil }
+        return digits(text[(start + marker.utf8CodeUnitCount)...].prefix(4))
+    }
+
+    /// The digits at the beginning; nil without one.
+    private static func digits(_ bytes: Slice<UnsafeRawBufferPointer>) -> String? {
+        let digits = bytes.prefix { (0x30...0x39).contains($0) }
+        return digits.isEmpty ? nil : String(decoding: digits, as: UTF8.self)
     }
 
     /// `curl/7.88.1` gives `curl-7`.
-    private static func product(_ text: Substring) -> String? {
-        let token = text.prefix { $0 != " " }
-        let parts = token.split(separator: "/", maxSplits: 1)
-        guard let name = parts.first?.prefix(32), !name.isEmpty,
-            name.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || "._-".contains($0)) })
-        else { return nil }
-        let version = parts.count == 2 ? parts[1].prefix { $0.isASCII && $0.isNumber } : ""
-        return version.isEmpty ? String(name) : "\(name)-\(version)"
+    private static func product(_ text: UnsafeRawBufferPointer) -> String? {
+        let token = text.prefix { $0 != UInt8(ascii: " ") }
+        let slash = token.firstIndex(of: UInt8(ascii: "/")) ?? token.endIndex
+        let name = token[..<slash].prefix(32)
+        guard !name.isEmpty, name.allSatisfy(isNameByte) else { return nil }
+        let text = String(decoding: name, as: UTF8.self)
+        guard slash < token.endIndex, let version = digits(token[(slash + 1)...]) else { return text }
+        return "\(text)-\(version)"
+    }
+
+    private static func isNameByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"):
+            true
+        default: false
+        }
     }
 }
 

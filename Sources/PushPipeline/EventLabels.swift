@@ -11,7 +11,7 @@ public enum EventLabels {
     public static func validateTopic(_ topic: String) throws(GatewayError) {
         let bytes = topic.utf8
         guard !bytes.isEmpty, bytes.count <= maxTopicBytes, bytes.first != dot, bytes.last != dot,
-            bytes.allSatisfy(isTopicByte), !topic.contains("..")
+            bytes.allSatisfy(isTopicByte), !topic.holds("..")
         else {
             throw GatewayError(
                 code: .invalidTopic,

@@ -52,8 +52,14 @@ public struct PublishRequest: Sendable {
 /// Where the events of a request went.
 public struct PublishReply: Sendable {
     /// In the order of the request.
-    public let receipts: [AppendReceipt]
+    public let events: [PublishedEvent]
     public let traceID: TraceID
+}
+
+public struct PublishedEvent: Sendable {
+    public let id: String
+    /// An earlier event with the same idempotency key stands for this one, and the id is its.
+    public let isDuplicate: Bool
 }
 
 /// Admits events to the log: credential, names, sizes and quota first, then one append.
@@ -105,13 +111,13 @@ public final class Gateway: Sendable {
             let now = Clock.now()
             gate.fail(error, at: now)
             produce.fail(error, at: now)
-            metrics.stage(.gateway, nanoseconds: now.unixNano - request.acceptedAt.unixNano)
+            metrics.gateway(nanoseconds: now.unixNano - request.acceptedAt.unixNano)
             return completion(.failure(error))
         }
         let admittedAt = Clock.now()
         let events = newEvents(request, produce.context, admittedAt)
         gate.end(at: admittedAt)
-        metrics.stage(.gateway, nanoseconds: admittedAt.unixNano - request.acceptedAt.unixNano)
+        metrics.gateway(nanoseconds: admittedAt.unixNano - request.acceptedAt.unixNano)
 
         let append = tracer.startSpan("stream", parent: produce.context, at: admittedAt)
         append.setStage("stream")
@@ -120,21 +126,22 @@ public final class Gateway: Sendable {
         let durability = configuration.topics[request.topic] ?? configuration.durability
         channel.stream.append(events, durability: durability) { [metrics] result in
             let now = Clock.now()
-            metrics.streamAppend.record(nanoseconds: now.unixNano - admittedAt.unixNano)
-            metrics.stage(.stream, nanoseconds: now.unixNano - admittedAt.unixNano)
-            metrics.stage(.produce, nanoseconds: now.unixNano - request.acceptedAt.unixNano)
+            metrics.appended(
+                streamNanoseconds: now.unixNano - admittedAt.unixNano,
+                produceNanoseconds: now.unixNano - request.acceptedAt.unixNano)
             switch result {
             case .success(let receipts):
-                if receipts.count == 1 {
-                    produce.setAttribute("messaging.message.id", receipts[0].id)
-                    append.setAttribute("messaging.message.id", receipts[0].id)
+                let published = receipts.map { PublishedEvent(id: $0.id, isDuplicate: $0.isDuplicate) }
+                if published.count == 1 {
+                    produce.setAttribute("messaging.message.id", published[0].id)
+                    append.setAttribute("messaging.message.id", published[0].id)
                 } else {
-                    produce.setAttribute("messaging.batch.message_count", receipts.count)
+                    produce.setAttribute("messaging.batch.message_count", published.count)
                 }
                 append.end(at: now)
                 produce.end(at: now)
-                metrics.published(tenant.name, count: receipts.lazy.filter { !$0.isDuplicate }.count)
-                completion(.success(PublishReply(receipts: receipts, traceID: produce.context.traceID)))
+                channel.published.add(UInt64(published.count { !$0.isDuplicate }))
+                completion(.success(PublishReply(events: published, traceID: produce.context.traceID)))
             case .failure(let error):
                 let error = GatewayError(error)
                 append.fail(error, at: now)

@@ -14,6 +14,7 @@ public final class Hub: Sendable {
     private let openStream: @Sendable (Tenant) throws -> any EventStream
     private let offload: @Sendable (@escaping @Sendable () -> Void) -> Void
     private let newRecorder: @Sendable () -> DeliveryRecorder
+    private let metrics: PipelineMetrics
     private let channels = Mutex<[String: TenantChannel]>([:])
     private let connections = Atomic(0)
 
@@ -28,6 +29,7 @@ public final class Hub: Sendable {
         openStream: @escaping @Sendable (Tenant) throws -> any EventStream
     ) {
         self.configuration = configuration
+        self.metrics = metrics
         self.openStream = openStream
         self.offload = offload
         let groups = GroupRegistry(limit: configuration.maxGroups)
@@ -54,7 +56,8 @@ public final class Hub: Sendable {
             TenantChannel.LoopSignal(loop: hubLoop.loop) { hubLoop.pump($0) }
         }
         let channel = TenantChannel(
-            tenant: tenant, stream: stream, configuration: configuration, signals: signals)
+            tenant: tenant, stream: stream, configuration: configuration, published: metrics.published(tenant.name),
+            signals: signals)
         return channels.withLock { channels in
             if let other = channels[tenant.name] { return other }
             channels[tenant.name] = channel

@@ -90,7 +90,7 @@ public final class HubLoop: @unchecked Sendable {
             if !subscription.isOfOneTopic { topic.followers[key] = subscription }
         }
         if topics.isEmpty { tenant.matchers[key] = subscription }
-        metrics.connectionOpened(tenant: channel.tenant.name, group: groups.name(of: subscription.group))
+        metrics.opened(connections(tenant, subscription.group))
         metrics.catchUpConnections.add(1)
         startTicking()
         if sendAll(opening[...], to: subscription, carrying: []) { advance(subscription) }
@@ -119,8 +119,14 @@ public final class HubLoop: @unchecked Sendable {
             tenant.channel.signal(index).isListening.store(false, ordering: .releasing)
             tenants[ObjectIdentifier(tenant.channel)] = nil
         }
-        metrics.connectionClosed(
-            tenant: tenant.channel.tenant.name, group: groups.name(of: subscription.group), reason: reason)
+        metrics.closed(connections(tenant, subscription.group), reason: reason)
+    }
+
+    private func connections(_ tenant: LoopTenant, _ group: Int) -> Gauge {
+        if let known = tenant.connections[group] { return known }
+        let new = metrics.connections(tenant: tenant.channel.tenant.name, group: groups.name(of: group))
+        tenant.connections[group] = new
+        return new
     }
 
     func loopTenant(_ channel: TenantChannel) -> LoopTenant {

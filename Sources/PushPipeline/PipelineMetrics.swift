@@ -23,12 +23,14 @@ public final class PipelineMetrics: Sendable {
     let connectionBytes: Gauge
     let streamAppend: Histogram
     private let pushDuration: HistogramFamily
-    private let producerStages: [PipelineStage: Histogram]
+    private let produceStage: Histogram
+    private let gatewayStage: Histogram
+    private let streamStage: Histogram
     private let eventsPublished: CounterFamily
     private let eventsDelivered: CounterFamily
     private let connections: GaugeFamily
     private let connectionsOpened: Counter
-    private let connectionsClosed: CounterFamily
+    private let connectionsClosed: [CloseReason: Counter]
     private let quotaRejections: CounterFamily
     private let resetEvents: CounterFamily
     private let receiptsReceived: CounterFamily
@@ -48,11 +50,9 @@ public final class PipelineMetrics: Sendable {
             help: "Time an event spends in a stage; for deliver, from its acceptance to its write to the device. "
                 + "Stages before the devices have no group.",
             labels: ["device_group", "stage"], closedLabels: ["stage"], bounds: Self.durationBounds)
-        var producerStages: [PipelineStage: Histogram] = [:]
-        for stage in [PipelineStage.produce, .gateway, .stream] {
-            producerStages[stage] = pushDuration.with("", stage.rawValue)
-        }
-        self.producerStages = producerStages
+        produceStage = pushDuration.with("", PipelineStage.produce.rawValue)
+        gatewayStage = pushDuration.with("", PipelineStage.gateway.rawValue)
+        streamStage = pushDuration.with("", PipelineStage.stream.rawValue)
         eventsPublished = registry.counter(
             "isotherm_events_published_total", help: "Events acknowledged to producers, duplicates not counted.",
             labels: ["tenant"])
@@ -62,8 +62,10 @@ public final class PipelineMetrics: Sendable {
         connections = registry.gauge(
             "isotherm_connections", help: "Open streams.", labels: ["tenant", "device_group"], closedLabels: ["tenant"])
         connectionsOpened = registry.counter("isotherm_connections_opened_total", help: "Streams opened.")
-        connectionsClosed = registry.counter(
+        let closed = registry.counter(
             "isotherm_connections_closed_total", help: "Streams closed, by reason.", labels: ["reason"])
+        connectionsClosed = Dictionary(
+            uniqueKeysWithValues: CloseReason.allCases.map { ($0, closed.with($0.rawValue)) })
         connectionBytes = registry.gauge(
             "isotherm_connection_bytes", help: "Bytes that wait in the server for devices' sockets.")
         streamAppend = registry.histogram(
@@ -94,19 +96,24 @@ public final class PipelineMetrics: Sendable {
         clocksSet = registry.counter(
             "isotherm_device_clock_steps_total", help: "Devices' clocks that contradicted what was known of them.")
         for outcome in ["acknowledged", "unconfirmed", "closed"] { _ = acknowledgementOutcomes.with(outcome) }
-        for reason in CloseReason.allCases { _ = connectionsClosed.with(reason.rawValue) }
         for reason in ["too_old", "foreign"] { _ = resetEvents.with(reason) }
         for outcome in ["accepted", "rejected"] { _ = receiptsReceived.with(outcome) }
     }
 
     /// `route` must come from a closed set.
-    public func request(route: String, status: Int) { requests.with(route, String(status)).add() }
+    public func requests(route: String, status: Int) -> Counter { requests.with(route, String(status)) }
 
     // MARK: Producers
 
-    func stage(_ stage: PipelineStage, nanoseconds: UInt64) { producerStages[stage]?.record(nanoseconds: nanoseconds) }
+    func gateway(nanoseconds: UInt64) { gatewayStage.record(nanoseconds: nanoseconds) }
 
-    func published(_ tenant: String, count: Int) { eventsPublished.with(tenant).add(UInt64(count)) }
+    func appended(streamNanoseconds: UInt64, produceNanoseconds: UInt64) {
+        streamAppend.record(nanoseconds: streamNanoseconds)
+        streamStage.record(nanoseconds: streamNanoseconds)
+        produceStage.record(nanoseconds: produceNanoseconds)
+    }
+
+    func published(_ tenant: String) -> Counter { eventsPublished.with(tenant) }
 
     func quotaRejected(_ tenant: String, quota: String) { quotaRejections.with(tenant, quota).add() }
 
@@ -117,14 +124,17 @@ public final class PipelineMetrics: Sendable {
 
     func duration(_ stage: PipelineStage, group: String) -> Histogram { pushDuration.with(group, stage.rawValue) }
 
-    public func connectionOpened(tenant: String, group: String) {
+    /// Kept by whoever opens and closes connections of that tenant and group.
+    public func connections(tenant: String, group: String) -> Gauge { connections.with(tenant, group) }
+
+    public func opened(_ connections: Gauge) {
         connectionsOpened.add()
-        connections.with(tenant, group).add(1)
+        connections.add(1)
     }
 
-    public func connectionClosed(tenant: String, group: String, reason: CloseReason) {
-        connectionsClosed.with(reason.rawValue).add()
-        connections.with(tenant, group).add(-1)
+    public func closed(_ connections: Gauge, reason: CloseReason) {
+        connectionsClosed[reason]?.add()
+        connections.add(-1)
     }
 
     public func resets(_ reason: String) { resetEvents.with(reason).add() }

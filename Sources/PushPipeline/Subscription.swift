@@ -1,4 +1,5 @@
 import EventStreams
+import Telemetry
 
 /// What a device asked for.
 public struct SubscriptionRequest: Sendable {
@@ -132,6 +133,8 @@ final class LoopTenant {
     /// Followers with something to send once their join interval ends.
     var due: [Subscription] = []
     var isTimerArmed = false
+    /// By group: looked up once.
+    var connections: [Int: Gauge] = [:]
 
     init(channel: TenantChannel, cursor: UInt64, journal: DeliveryJournal) {
         self.channel = channel

@@ -1,5 +1,6 @@
 import EventStreams
 import Synchronization
+import Telemetry
 
 /// A tenant's log, and whom to wake when it grows.
 public final class TenantChannel: Sendable {
@@ -7,6 +8,8 @@ public final class TenantChannel: Sendable {
     public let stream: any EventStream
     public let receipts: ReceiptBook
     public let clocks: DeviceClocks
+    /// Events that producers were told of, duplicates not counted.
+    let published: Counter
     /// Delivery waits until events are as durable as their topic asks.
     private let afterDurable: Bool
     private let signals: [LoopSignal]
@@ -32,8 +35,12 @@ public final class TenantChannel: Sendable {
         var cancelled: Set<Int> = []
     }
 
-    init(tenant: Tenant, stream: any EventStream, configuration: DeliveryConfiguration, signals: [LoopSignal]) {
+    init(
+        tenant: Tenant, stream: any EventStream, configuration: DeliveryConfiguration, published: Counter,
+        signals: [LoopSignal]
+    ) {
         self.tenant = tenant
+        self.published = published
         self.stream = stream
         afterDurable = configuration.afterDurable
         receipts = ReceiptBook(limit: configuration.journalReceipts)

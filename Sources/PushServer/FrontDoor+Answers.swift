@@ -14,11 +14,13 @@ extension FrontDoor {
         switch result {
         case .success(let reply):
             let traceID = reply.traceID.description
+            let event = reply.events[0]
             var body = JSONWriter()
+            body.bytes.reserveCapacity(128)
             body.beginObject()
-            body.field("id", reply.receipts[0].id)
+            body.field("id", event.id)
             body.field("trace_id", traceID)
-            if reply.receipts[0].isDuplicate { body.field("duplicate", true) }
+            if event.isDuplicate { body.field("duplicate", true) }
             body.endObject()
             body.bytes.append(UInt8(ascii: "\n"))
             respond(
@@ -35,7 +37,6 @@ extension FrontDoor {
         state = keepsOpen ? .readingHead : .closed
         if keepsOpen {
             timer?.pace.enter(received.readableBytes > 0 ? .head : .idle, now: .now())
-            timer?.arm(on: context.eventLoop)
         } else {
             connection.ends(.answered)
         }
@@ -65,7 +66,7 @@ extension FrontDoor {
     /// For whom there is no room. A browser's EventSource would take an error for the end of all: it gets an empty stream
     /// that tells it when to come back.
     func turnAway(_ error: GatewayError, _ head: RequestHead, _ context: ChannelHandlerContext) {
-        guard Shedding.applies(to: error, accept: head.first("accept")) else {
+        guard Shedding.applies(to: error, accept: head[.accept]) else {
             return refuse(Problem(error), as: .refused, route: .other, context)
         }
         connection.ends(.refused)
@@ -91,17 +92,31 @@ extension FrontDoor {
         status: Int, fields: [(name: String, value: String)], type: String, body: [UInt8], keepsOpen: Bool,
         _ context: ChannelHandlerContext
     ) {
-        var head = "HTTP/1.1 \(status) \(ReasonPhrase.of(status))\r\nContent-Type: \(type)\r\n"
-        head += "Content-Length: \(body.count)\r\nDate: \(server.dates.now)\r\n"
-        for field in fields { head += "\(field.name): \(field.value)\r\n" }
-        for field in server.corsFields(origin: origin) { head += "\(field.name): \(field.value)\r\n" }
-        if !keepsOpen { head += "Connection: close\r\n" }
-        head += "\r\n"
-        var buffer = context.channel.allocator.buffer(capacity: head.utf8.count + body.count)
-        buffer.writeString(head)
+        var buffer = context.channel.allocator.buffer(capacity: 320 + body.count)
+        func write(_ name: String, _ value: String) {
+            buffer.writeString(name)
+            buffer.writeStaticString(": ")
+            buffer.writeString(value)
+            buffer.writeStaticString("\r\n")
+        }
+        buffer.writeStaticString("HTTP/1.1 ")
+        buffer.writeString(String(status))
+        buffer.writeStaticString(" ")
+        buffer.writeString(ReasonPhrase.of(status))
+        buffer.writeStaticString("\r\n")
+        write("Content-Type", type)
+        write("Content-Length", String(body.count))
+        write("Date", server.dates.now)
+        for field in fields { write(field.name, field.value) }
+        for field in server.corsFields(origin: origin) { write(field.name, field.value) }
+        if !keepsOpen { write("Connection", "close") }
+        buffer.writeStaticString("\r\n")
         buffer.writeBytes(body)
-        let written = context.writeAndFlush(wrapOutboundOut(buffer))
-        if !keepsOpen { finish(after: written, context) }
+        if keepsOpen {
+            context.writeAndFlush(wrapOutboundOut(buffer), promise: nil)
+        } else {
+            finish(after: context.writeAndFlush(wrapOutboundOut(buffer)), context)
+        }
     }
 
     /// Half close first: closing at once, with request bytes unread, would reset the connection and could take the answer

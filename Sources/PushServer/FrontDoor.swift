@@ -21,7 +21,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     enum State {
         case readingHead
-        case readingBody(RequestHead, topic: Substring)
+        case readingBody(RequestHead, topic: String)
         /// The answer of a publish request is not there yet. Reading is paused.
         case publishing
         case stream(StreamConnection, StreamPlace)
@@ -63,11 +63,10 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     func handlerAdded(context: ChannelHandlerContext) {
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-        timer = PaceTimer(server.configuration) { end in
+        timer = PaceTimer(server.paceKeeper(of: context.eventLoop)) { end in
             let (door, context) = bound.value
             door.timedOut(end, context)
         }
-        timer?.arm(on: context.eventLoop)
     }
 
     func handlerRemoved(context: ChannelHandlerContext) { stopTiming() }
@@ -92,7 +91,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.received(bodyBytes: bytes.readableBytes)
             if received.readableBytes == 0 { received = bytes } else { received.writeBuffer(&bytes) }
             proceed(context)
-            timer?.arm(on: context.eventLoop)
         }
     }
 
@@ -128,7 +126,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             stall = nil
             resumeReading(context)
             proceed(context)
-            timer?.arm(on: context.eventLoop)
         }
         context.fireChannelWritabilityChanged()
     }
@@ -220,7 +217,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 if received.readableBytes == 0 { received.clear() }
                 state = .publishing
                 timer?.pace.enter(.busy, now: .now())
-                publish(head, topic: String(topic), payload: payload, context)
+                publish(head, topic: topic, payload: payload, context)
                 if case .publishing = state {
                     // A pipelined request waits in the socket until this one is answered.
                     pauseReading(context)
@@ -242,22 +239,24 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     /// Why there is no room for a request; the probes and the metrics are always answered, and what is published while
     /// the streams are drained is still kept.
     private func noRoom(for head: RequestHead?) -> GatewayError? {
+        let isDraining = server.isDraining.load(ordering: .relaxed)
+        guard connection.excess != nil || isDraining else { return nil }
         if let head, ["/livez", "/readyz", "/metrics"].contains(head.path) { return nil }
         if let excess = connection.excess { return server.noRoom(excess) }
-        guard server.isDraining.load(ordering: .relaxed), head?.method != "POST" else { return nil }
-        return server.isShuttingDown
+        return head?.method == "POST" ? nil : server.isShuttingDown
     }
 
     /// False when nothing more is to be done with what was received.
     private func begin(_ head: RequestHead, _ context: ChannelHandlerContext) -> Bool {
-        origin = head.first("origin")
+        origin = head[.origin]
         if let error = noRoom(for: head) {
             received.moveReaderIndex(forwardBy: head.byteCount)
             turnAway(error, head, context)
             return false
         }
-        if head.method == "POST", head.path.hasPrefix("/v1/events/"), !isBatch(head), let length = head.contentLength {
-            let topic = head.path.dropFirst("/v1/events/".count)
+        if head.method == "POST", let topic = Self.topicText(inPath: head.path), !isBatch(head),
+            let length = head.contentLength
+        {
             received.moveReaderIndex(forwardBy: head.byteCount)
             guard length <= server.configuration.gateway.maxEventBytes else {
                 let problem = Problem(
@@ -273,11 +272,10 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             return true
         }
         if !isSecure, head.method == "GET", Self.isOfTopics(head.path), hasSentAll(context),
-            head.contentLength ?? 0 == 0, let query = QueryString(head.query),
-            RequestFields(query: query, field: { head.first($0) }).wantsStream
+            head.contentLength ?? 0 == 0, let fields = RequestFields(head), fields.wantsStream
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
-            openStream(head, context)
+            openStream(head, fields, context)
             return false
         }
         handOver(to: .http1, context)
@@ -291,14 +289,14 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     /// Batches are parsed by the router's route.
     private func isBatch(_ head: RequestHead) -> Bool {
-        guard let type = head.first("content-type")?.lowercased() else { return false }
+        guard let type = head[.contentType]?.lowercased() else { return false }
         return type.hasPrefix("application/x-ndjson") || type.hasPrefix("application/cloudevents")
     }
 
     private func publish(_ head: RequestHead, topic: String, payload: [UInt8], _ context: ChannelHandlerContext) {
         let acceptedAt = Clock.now()
         let keepsOpen = !head.wantsClose && !server.isDraining.load(ordering: .relaxed)
-        guard let query = QueryString(head.query) else {
+        guard let fields = RequestFields(head) else {
             return refuse(
                 .invalidParameter("the query is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
@@ -306,7 +304,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             return refuse(
                 .invalidParameter("the path is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
-        let fields = RequestFields(query: query) { head.first($0) }
         let event: IncomingEvent
         do throws(GatewayError) {
             event = try fields.event(payload: payload)
@@ -334,12 +331,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     // MARK: Streams
 
-    private func openStream(_ head: RequestHead, _ context: ChannelHandlerContext) {
+    private func openStream(_ head: RequestHead, _ fields: RequestFields, _ context: ChannelHandlerContext) {
         do throws(GatewayError) {
-            guard let query = QueryString(head.query) else {
-                throw GatewayError(code: .invalidHeader, cause: "the query is not valid percent-encoding")
-            }
-            let fields = RequestFields(query: query) { head.first($0) }
             let pathTopic = try Self.topic(inPath: head.path)
             let tenant = try server.gateway.directory.tenant(
                 authorization: fields.authorization, token: fields.token)
@@ -353,14 +346,19 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
-    private static func isOfTopics(_ path: Substring) -> Bool {
-        path == "/v1/events"
-            || path.hasPrefix("/v1/events/") && !path.dropFirst("/v1/events/".count).contains("/")
+    private static func isOfTopics(_ path: String) -> Bool {
+        path == "/v1/events" || topicText(inPath: path)?.utf8.contains(UInt8(ascii: "/")) == false
     }
 
-    static func topic(inPath path: Substring) throws(GatewayError) -> String? {
-        guard path.hasPrefix("/v1/events/") else { return nil }
-        guard let topic = QueryString.decode(path.dropFirst("/v1/events/".count).utf8) else {
+    /// What follows `/v1/events/`.
+    private static func topicText(inPath path: String) -> String? {
+        let prefix = "/v1/events/"
+        return path.hasPrefix(prefix) ? String(path.utf8.dropFirst(prefix.utf8.count)) : nil
+    }
+
+    static func topic(inPath path: String) throws(GatewayError) -> String? {
+        guard let text = topicText(inPath: path) else { return nil }
+        guard let topic = QueryString.decode(text.utf8) else {
             throw GatewayError(code: .invalidTopic, cause: "the topic is not valid percent-encoding")
         }
         return topic

@@ -92,8 +92,7 @@ private final class StreamRequestTimer: ChannelInboundHandler {
 
     func handlerAdded(context: ChannelHandlerContext) {
         let channel = context.channel
-        timer = PaceTimer(server.configuration) { _ in channel.close(promise: nil) }
-        timer?.arm(on: context.eventLoop)
+        timer = PaceTimer(server.paceKeeper(of: context.eventLoop)) { _ in channel.close(promise: nil) }
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {

@@ -218,14 +218,15 @@ private struct Follower: Sendable {
         group = core.hub.groups.number(of: wanted.group)
     }
 
-    func opened() {
-        core.metrics.connectionOpened(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
-    }
+    func opened() { core.metrics.opened(connections) }
 
     func closed() {
         let reason = core.isDraining.load(ordering: .relaxed) ? CloseReason.drained : .client
-        core.metrics.connectionClosed(
-            tenant: wanted.tenant.name, group: core.hub.groups.name(of: group), reason: reason)
+        core.metrics.closed(connections, reason: reason)
+    }
+
+    private var connections: Gauge {
+        core.metrics.connections(tenant: wanted.tenant.name, group: core.hub.groups.name(of: group))
     }
 
     /// The next events that this device wants; `limit` bounds how many are returned, not how many are looked at.

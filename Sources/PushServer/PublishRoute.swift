@@ -61,12 +61,12 @@ struct PublishRoute {
         if isBatch {
             json.key("ids")
             json.beginArray()
-            for receipt in reply.receipts { json.value(receipt.id) }
+            for event in reply.events { json.value(event.id) }
             json.endArray()
-            json.field("duplicates", UInt64(reply.receipts.count { $0.isDuplicate }))
+            json.field("duplicates", UInt64(reply.events.count { $0.isDuplicate }))
         } else {
-            json.field("id", reply.receipts[0].id)
-            if reply.receipts[0].isDuplicate { json.field("duplicate", true) }
+            json.field("id", reply.events[0].id)
+            if reply.events[0].isDuplicate { json.field("duplicate", true) }
         }
         json.field("trace_id", traceID)
         json.endObject()

@@ -89,7 +89,7 @@ public final class PushServer: Service {
         for tenant in directory.tenants { _ = try hub.channel(for: tenant) }
         let core = ServerCore(
             configuration: configuration, gateway: gateway, hub: hub, heatmap: heatmap, metrics: metrics,
-            telemetry: telemetry, store: store, tls: tls)
+            telemetry: telemetry, store: store, tls: tls, loops: eventLoops)
         self.core = core
         let responder = OrdinaryRoutes(core: core, registry: registry).responder()
         http1 = HTTP1Channel(

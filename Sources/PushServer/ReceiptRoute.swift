@@ -90,7 +90,7 @@ struct ReceiptRoute {
                 try EventLabels.validate(device, named: "device", limit: EventLabels.maxDeviceBytes)
             }
             let group = core.hub.groups.number(
-                of: report.group ?? DeviceGroup.derive(userAgent: fields.field("user-agent")))
+                of: report.group ?? DeviceGroup.derive(userAgent: fields[.userAgent]))
             var known: [(event: StoredEvent, receivedUnixNano: UInt64)] = []
             for receipt in report.receipts {
                 guard let event = try await channel.event(receipt.id, hub: core.hub),

@@ -6,41 +6,63 @@ import Telemetry
 /// The head of a request as the routes see it, whichever codec has read it.
 struct RequestFields {
     let query: QueryString
-    /// The first value of a field; its name in lower case.
-    let field: (StaticString) -> String?
+    private let source: Source
 
-    init(query: QueryString, field: @escaping (StaticString) -> String?) {
-        self.query = query
-        self.field = field
+    private enum Source {
+        case head(RequestHead)
+        case general(HTTPFields)
     }
+
+    /// Nil for a query whose percent-encoding is broken.
+    init?(_ head: RequestHead) {
+        guard let query = QueryString(head.query) else { return nil }
+        self.query = query
+        source = .head(head)
+    }
+
+    init?(query: String, fields: HTTPFields) {
+        guard let query = QueryString(query) else { return nil }
+        self.query = query
+        source = .general(fields)
+    }
+
+    /// The first value of a field.
+    subscript(_ field: RequestField) -> String? {
+        switch source {
+        case .head(let head): head[field]
+        case .general(let fields): Self.names[field.rawValue].flatMap { fields[$0] }
+        }
+    }
+
+    private static let names = RequestField.allCases.map { HTTPField.Name("\($0.name)") }
 
     /// The caller's span, when `traceparent` is valid; a bad `tracestate` does not drop it.
     var parent: SpanContext? {
-        guard let traceparent = field("traceparent") else { return nil }
-        return TraceContext.parse(traceparent: traceparent, tracestate: field("tracestate"))
+        guard let traceparent = self[.traceparent] else { return nil }
+        return TraceContext.parse(traceparent: traceparent, tracestate: self[.tracestate])
     }
 
     /// Whether a GET of events asks for an event stream: it says so, or, like curl, it takes anything and gives none of
     /// the long poll's parameters.
     var wantsStream: Bool {
-        let accept = field("accept") ?? "*/*"
-        if accept.contains("text/event-stream") { return true }
+        let accept = self[.accept] ?? "*/*"
+        if accept.holds("text/event-stream") { return true }
         return accept == "*/*" && query.first("after") == nil && query.first("limit") == nil
             && query.first("wait") == nil
     }
 
     /// Whether it asks for a stream of JSON, one object a line.
-    var wantsLines: Bool { field("accept")?.contains("application/x-ndjson") == true }
+    var wantsLines: Bool { self[.accept]?.holds("application/x-ndjson") == true }
 
-    var authorization: String? { field("authorization") }
+    var authorization: String? { self[.authorization] }
     var token: String? { query.first("token") }
 
     /// The event that a plain publish request carries.
     func event(payload: [UInt8]) throws(GatewayError) -> IncomingEvent {
         var event = IncomingEvent(
-            payload: payload, type: field("x-event-type"), key: field("x-event-key"),
-            contentType: field("content-type"), idempotencyKey: field("idempotency-key"))
-        if let time = field("x-event-time") {
+            payload: payload, type: self[.eventType], key: self[.eventKey],
+            contentType: self[.contentType], idempotencyKey: self[.idempotencyKey])
+        if let time = self[.eventTime] {
             guard let produced = RFC3339.unixNano(time) else {
                 throw GatewayError(
                     code: .invalidHeader,
@@ -94,13 +116,13 @@ struct RequestFields {
         } catch {
             throw GatewayError(code: .invalidTopic, cause: error.cause)
         }
-        let group = query.first("group") ?? field("x-device-group")
+        let group = query.first("group") ?? self[.deviceGroup]
         if let group { try EventLabels.validate(group, named: "group", limit: EventLabels.maxGroupBytes) }
-        let device = query.first("device") ?? field("x-device-id")
+        let device = query.first("device") ?? self[.deviceID]
         if let device { try EventLabels.validate(device, named: "device", limit: EventLabels.maxDeviceBytes) }
         return DeviceRequest(
-            tenant: tenant, filter: filter, group: group ?? DeviceGroup.derive(userAgent: field("user-agent")),
-            device: device, cursor: field("last-event-id") ?? query.first("last-event-id") ?? query.first("after"),
+            tenant: tenant, filter: filter, group: group ?? DeviceGroup.derive(userAgent: self[.userAgent]),
+            device: device, cursor: self[.lastEventID] ?? query.first("last-event-id") ?? query.first("after"),
             conflates: try Self.conflates(query.first("conflate")),
             wantsSnapshot: try Self.wantsSnapshot(query.first("snapshot")), wantsHello: query.first("hello") != nil)
     }

@@ -1,7 +1,7 @@
 import Glibc
 import NIOCore
 
-/// The head of an HTTP/1.1 request, read without building objects for what is not asked for.
+/// The head of an HTTP/1.1 request, read in one pass over its bytes; a text is made only of what is asked for.
 ///
 ///     METHOD SP request-target SP HTTP/1.1 CRLF
 ///     *( field-name ":" OWS field-value OWS CRLF )
@@ -12,16 +12,25 @@ import NIOCore
 /// since a proxy in front may have read it the other way. What is merely out of the ordinary (another version, an absolute
 /// target, `Transfer-Encoding: chunked`, `Expect`, `Upgrade`) is not *plain*, and the request goes, byte for byte, to the
 /// general HTTP codec.
-struct RequestHead {
-    let method: Substring
-    let path: Substring
+final class RequestHead {
+    let method: String
+    /// As it was sent, its escapes not decoded.
+    let path: String
     /// Without the question mark; empty when there is none.
-    let query: Substring
-    /// Bytes of the head, the blank line included.
-    let byteCount: Int
+    let query: String
     /// Nil when there is no Content-Length.
     let contentLength: Int?
-    private let fields: [(name: Substring, value: Substring)]
+    private let bytes: ByteBuffer
+    /// Where the first value of each known field is, from the head's beginning.
+    private let values: Values
+
+    private typealias Values = InlineArray<20, Place>
+
+    private struct Place {
+        var start: Int32 = -1
+        var count: Int32 = 0
+        var isThere: Bool { start >= 0 }
+    }
 
     enum Outcome {
         case head(RequestHead)
@@ -41,106 +50,56 @@ struct RequestHead {
     }
 
     /// What every HTTP/2 connection begins with, up to its first blank line (RFC 9113, section 3.4).
-    private static let http2Preface = Array("PRI * HTTP/2.0\r\n\r\n".utf8)
+    private static let http2Preface: StaticString = "PRI * HTTP/2.0\r\n\r\n"
 
     /// - Parameter scanned: bytes at the beginning that are known to hold no end of the head.
     static func read(_ buffer: ByteBuffer, scanned: Int = 0, maxFields: Int = 100) -> Outcome {
-        let view = buffer.readableBytesView
-        let end: Int
-        switch endOfHead(view, from: scanned) {
-        case .at(let index): end = index
-        case .bareLineFeed: return .refused(.malformed("a line ends in LF alone; end lines with CR LF"))
-        case .notYet: return .incomplete
-        }
-        let bytes = view[view.startIndex..<end]
-        if bytes.elementsEqual(http2Preface) { return .http2 }
-        do throws(Refusal) {
-            return try parse(bytes, maxFields: maxFields)
-        } catch {
-            return .refused(error)
-        }
-    }
-
-    private static func parse(_ bytes: ByteBufferView, maxFields: Int) throws(Refusal) -> Outcome {
-        let valid = String(validating: bytes, as: UTF8.self)
-        let text = valid ?? String(decoding: bytes, as: UTF8.self)
-        var lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)[...]
-        guard let requestLine = lines.popFirst().flatMap(withoutCR), !requestLine.isEmpty else {
-            throw .malformed("no request line")
-        }
-        let parts = requestLine.split(separator: " ", omittingEmptySubsequences: false)
-        guard parts.count == 3, parts[0].utf8.allSatisfy(isTokenByte), !parts[0].isEmpty,
-            parts[1].utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }), !parts[1].isEmpty
-        else { throw .malformed("the request line is not METHOD SP TARGET SP HTTP/1.1") }
-        guard parts[2] == "HTTP/1.1" || parts[2] == "HTTP/1.0" else {
-            throw .malformed("the version is not HTTP/1.1")
-        }
-        var isPlain = valid != nil && parts[2] == "HTTP/1.1" && parts[1].utf8.first == UInt8(ascii: "/")
-
-        var fields: [(Substring, Substring)] = []
-        var contentLength: Int?
-        var isChunked = false
-        var hasHost = false
-        for line in lines {
-            guard let field = withoutCR(line) else {
-                if line.isEmpty { continue }
-                throw .malformed("a line ends in LF alone; end lines with CR LF")
-            }
-            if field.isEmpty { continue }
-            guard fields.count < maxFields else { throw .tooManyFields }
-            guard let colon = field.utf8.firstIndex(of: UInt8(ascii: ":")), colon > field.startIndex else {
-                throw .malformed("a line is not NAME: VALUE")
-            }
-            let name = field[..<colon]
-            guard name.utf8.allSatisfy(isTokenByte) else {
-                throw .malformed("a field's name has a character that no name has, such as a space before its colon")
-            }
-            let value = trimmed(field[field.utf8.index(after: colon)...])
-            guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
-                throw .malformed("a field's value has a control character")
-            }
-            if equal(name, "content-length") {
-                guard contentLength == nil else { throw .malformed("Content-Length is there twice") }
-                guard !value.isEmpty, value.utf8.allSatisfy({ (0x30...0x39).contains($0) }),
-                    let length = Int(value), length <= 1 << 40
-                else { throw .malformed("Content-Length is not one number of bytes") }
-                contentLength = length
-            } else if equal(name, "transfer-encoding") {
-                guard !isChunked, equal(value, "chunked"), parts[2] == "HTTP/1.1" else {
-                    throw .malformed("Transfer-Encoding is not chunked, once, in HTTP/1.1")
+        buffer.withUnsafeReadableBytes { all in
+            switch endOfHead(all, from: scanned) {
+            case .bareLineFeed: return .refused(.malformed("a line ends in LF alone; end lines with CR LF"))
+            case .notYet: return .incomplete
+            case .at(let end):
+                let bytes = UnsafeRawBufferPointer(rebasing: all[..<end])
+                if bytes.equals(http2Preface) { return .http2 }
+                do throws(Refusal) {
+                    var parser = Parser(bytes: bytes)
+                    try parser.parse(maxFields: maxFields)
+                    guard parser.isPlain else { return .notPlain }
+                    return .head(RequestHead(parser, buffer.getSlice(at: buffer.readerIndex, length: end) ?? buffer))
+                } catch {
+                    return .refused(error)
                 }
-                (isChunked, isPlain) = (true, false)
-            } else if equal(name, "host") {
-                guard !hasHost else { throw .malformed("Host is there twice") }
-                hasHost = true
-            } else if equal(name, "expect") || equal(name, "upgrade") {
-                isPlain = false
             }
-            fields.append((name, value))
         }
-        guard contentLength == nil || !isChunked else {
-            throw .malformed("Content-Length and Transfer-Encoding exclude each other")
-        }
-        guard isPlain else { return .notPlain }
-        let target = parts[1]
-        let mark = target.utf8.firstIndex(of: UInt8(ascii: "?"))
-        return .head(
-            RequestHead(
-                method: parts[0], path: target[..<(mark ?? target.endIndex)],
-                query: mark.map { target[target.utf8.index(after: $0)...] } ?? "", byteCount: bytes.count,
-                contentLength: contentLength, fields: fields))
     }
 
-    /// The first field of that name, which is given in lower case.
-    func first(_ name: StaticString) -> String? {
-        for field in fields where Self.equal(field.name, name) { return String(field.value) }
-        return nil
+    private init(_ parser: Parser, _ bytes: ByteBuffer) {
+        func text(_ range: Range<Int>) -> String {
+            String(decoding: UnsafeRawBufferPointer(rebasing: parser.bytes[range]), as: UTF8.self)
+        }
+        method = text(parser.method)
+        path = text(parser.path)
+        query = text(parser.query)
+        contentLength = parser.contentLength
+        values = parser.values
+        self.bytes = bytes
     }
 
-    /// How often the field is there.
-    func count(_ name: StaticString) -> Int { fields.count { Self.equal($0.name, name) } }
+    /// Bytes of the head, the blank line included.
+    var byteCount: Int { bytes.readableBytes }
 
-    var wantsClose: Bool { first("connection")?.lowercased().contains("close") ?? false }
+    /// The first field of that name.
+    subscript(_ field: RequestField) -> String? {
+        let place = values[field.rawValue]
+        guard place.isThere else { return nil }
+        return bytes.getString(at: bytes.readerIndex + Int(place.start), length: Int(place.count))
+    }
+
+    func has(_ field: RequestField) -> Bool { values[field.rawValue].isThere }
+
+    var wantsClose: Bool { has(.connection) && self[.connection]?.lowercased().contains("close") == true }
+
+    // MARK: Reading
 
     private enum End {
         case at(Int)
@@ -148,33 +107,140 @@ struct RequestHead {
         case notYet
     }
 
-    private static func endOfHead(_ view: ByteBufferView, from scanned: Int) -> End {
-        view.withUnsafeBytes { bytes -> End in
-            guard let base = bytes.baseAddress else { return .notYet }
-            // A line feed within the last bytes that were looked at may be one of the blank line's.
-            var index = max(0, scanned - 3)
-            while index < bytes.count {
-                guard let found = memchr(base + index, 0x0A, bytes.count - index) else { return .notYet }
-                let feed = UnsafeRawPointer(found) - base
-                guard feed > 0, bytes[feed - 1] == 0x0D else { return .bareLineFeed }
-                if feed >= 3, bytes[feed - 2] == 0x0A, bytes[feed - 3] == 0x0D {
-                    return .at(view.startIndex + feed + 1)
-                }
-                index = feed + 1
-            }
-            return .notYet
+    private static func endOfHead(_ bytes: UnsafeRawBufferPointer, from scanned: Int) -> End {
+        guard let base = bytes.baseAddress else { return .notYet }
+        // A line feed within the last bytes that were looked at may be one of the blank line's.
+        var index = max(0, scanned - 3)
+        while index < bytes.count {
+            guard let found = memchr(base + index, 0x0A, bytes.count - index) else { return .notYet }
+            let feed = UnsafeRawPointer(found) - base
+            guard feed > 0, bytes[feed - 1] == 0x0D else { return .bareLineFeed }
+            if feed >= 3, bytes[feed - 2] == 0x0A, bytes[feed - 3] == 0x0D { return .at(feed + 1) }
+            index = feed + 1
         }
+        return .notYet
     }
 
-    private static func withoutCR(_ line: Substring.UTF8View) -> Substring? {
-        line.last == UInt8(ascii: "\r") ? Substring(line.dropLast()) : nil
-    }
+    /// Goes over a whole head once. Every line of it ends in CR LF, which has been seen to.
+    private struct Parser {
+        let bytes: UnsafeRawBufferPointer
+        private(set) var method = 0..<0
+        private(set) var path = 0..<0
+        private(set) var query = 0..<0
+        private(set) var contentLength: Int?
+        private(set) var values = Values(repeating: Place())
+        private(set) var isPlain = true
+        private var isVersion11 = true
+        private var isChunked = false
 
-    private static func trimmed(_ text: Substring) -> Substring {
-        var utf8 = text.utf8
-        while let first = utf8.first, first == 0x20 || first == 0x09 { utf8.removeFirst() }
-        while let last = utf8.last, last == 0x20 || last == 0x09 { utf8.removeLast() }
-        return Substring(utf8)
+        init(bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+
+        mutating func parse(maxFields: Int) throws(Refusal) {
+            var start = try requestLine()
+            var fields = 0
+            while start < bytes.count {
+                let end = endOfLine(from: start)
+                // The blank line.
+                if end == start { break }
+                guard fields < maxFields else { throw .tooManyFields }
+                fields += 1
+                try field(start..<end)
+                start = end + 2
+            }
+            guard contentLength == nil || !isChunked else {
+                throw .malformed("Content-Length and Transfer-Encoding exclude each other")
+            }
+            if !isASCII, String(validating: bytes, as: UTF8.self) == nil { isPlain = false }
+        }
+
+        private var isASCII: Bool { bytes.allSatisfy { $0 < 0x80 } }
+
+        private func endOfLine(from start: Int) -> Int {
+            guard let base = bytes.baseAddress, let feed = memchr(base + start, 0x0A, bytes.count - start) else {
+                return bytes.count
+            }
+            return UnsafeRawPointer(feed) - base - 1
+        }
+
+        /// Where the next line begins.
+        private mutating func requestLine() throws(Refusal) -> Int {
+            let end = endOfLine(from: 0)
+            guard end > 0 else { throw .malformed("no request line") }
+            var at = 0
+            while at < end, RequestHead.isTokenByte(bytes[at]) { at += 1 }
+            method = 0..<at
+            let targetStart = at + 1
+            at = targetStart
+            var mark: Int?
+            while at < end, bytes[at] > 0x20, bytes[at] < 0x7F {
+                if mark == nil, bytes[at] == UInt8(ascii: "?") { mark = at }
+                at += 1
+            }
+            let isGood =
+                !method.isEmpty && at > targetStart && at < end && bytes[targetStart - 1] == UInt8(ascii: " ")
+                && bytes[at] == UInt8(ascii: " ")
+            guard isGood else { throw .malformed("the request line is not METHOD SP TARGET SP HTTP/1.1") }
+            path = targetStart..<(mark ?? at)
+            query = mark.map { ($0 + 1)..<at } ?? at..<at
+            let version = UnsafeRawBufferPointer(rebasing: bytes[(at + 1)..<end])
+            isVersion11 = version.equals("HTTP/1.1")
+            guard isVersion11 || version.equals("HTTP/1.0") else { throw .malformed("the version is not HTTP/1.1") }
+            isPlain = isVersion11 && bytes[targetStart] == UInt8(ascii: "/")
+            return end + 2
+        }
+
+        private mutating func field(_ line: Range<Int>) throws(Refusal) {
+            var colon = line.lowerBound
+            while colon < line.upperBound, RequestHead.isTokenByte(bytes[colon]) { colon += 1 }
+            guard colon < line.upperBound, bytes[colon] == UInt8(ascii: ":") else {
+                throw bytes[line].contains(UInt8(ascii: ":")) && bytes[line.lowerBound] != UInt8(ascii: ":")
+                    ? .malformed("a field's name has a character that no name has, such as a space before its colon")
+                    : .malformed("a line is not NAME: VALUE")
+            }
+            guard colon > line.lowerBound else { throw .malformed("a line is not NAME: VALUE") }
+            var (start, end) = (colon + 1, line.upperBound)
+            while start < end, Self.isBlank(bytes[start]) { start += 1 }
+            while end > start, Self.isBlank(bytes[end - 1]) { end -= 1 }
+            guard bytes[start..<end].allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
+                throw .malformed("a field's value has a control character")
+            }
+            let name = UnsafeRawBufferPointer(rebasing: bytes[line.lowerBound..<colon])
+            guard let field = RequestField(name) else { return }
+            let isRepeated = values[field.rawValue].isThere
+            switch field {
+            case .contentLength:
+                guard !isRepeated else { throw .malformed("Content-Length is there twice") }
+                contentLength = try length(start..<end)
+            case .transferEncoding:
+                guard !isRepeated, isVersion11,
+                    UnsafeRawBufferPointer(rebasing: bytes[start..<end]).equals("chunked", ignoringCase: true)
+                else { throw .malformed("Transfer-Encoding is not chunked, once, in HTTP/1.1") }
+                (isChunked, isPlain) = (true, false)
+            case .host:
+                guard !isRepeated else { throw .malformed("Host is there twice") }
+            case .expect, .upgrade:
+                isPlain = false
+            default: break
+            }
+            guard !isRepeated else { return }
+            values[field.rawValue] = Place(start: Int32(clamping: start), count: Int32(clamping: end - start))
+        }
+
+        private func length(_ range: Range<Int>) throws(Refusal) -> Int {
+            var length = 0
+            for byte in bytes[range] {
+                guard (0x30...0x39).contains(byte), length <= 1 << 40 else {
+                    throw .malformed("Content-Length is not one number of bytes")
+                }
+                length = length * 10 + Int(byte - 0x30)
+            }
+            guard !range.isEmpty, length <= 1 << 40 else {
+                throw .malformed("Content-Length is not one number of bytes")
+            }
+            return length
+        }
+
+        private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
     }
 
     private static func isTokenByte(_ byte: UInt8) -> Bool {
@@ -182,18 +248,83 @@ struct RequestHead {
         case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
             UInt8(ascii: "0")...UInt8(ascii: "9"):
             true
-        default: "!#$%&'*+-.^_`|~".utf8.contains(byte)
+        case UInt8(ascii: "!"), UInt8(ascii: "#"), UInt8(ascii: "$"), UInt8(ascii: "%"), UInt8(ascii: "&"),
+            UInt8(ascii: "'"), UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."),
+            UInt8(ascii: "^"), UInt8(ascii: "_"), UInt8(ascii: "`"), UInt8(ascii: "|"), UInt8(ascii: "~"):
+            true
+        default: false
+        }
+    }
+}
+
+/// The fields of a request that anything here looks at.
+enum RequestField: Int, CaseIterable {
+    case accept, authorization, connection, contentLength, contentType, deviceGroup, deviceID, eventKey, eventTime
+    case eventType, expect, host, idempotencyKey, lastEventID, origin, traceparent, tracestate, transferEncoding
+    case upgrade, userAgent
+
+    /// In lower case.
+    var name: StaticString {
+        switch self {
+        case .accept: "accept"
+        case .authorization: "authorization"
+        case .connection: "connection"
+        case .contentLength: "content-length"
+        case .contentType: "content-type"
+        case .deviceGroup: "x-device-group"
+        case .deviceID: "x-device-id"
+        case .eventKey: "x-event-key"
+        case .eventTime: "x-event-time"
+        case .eventType: "x-event-type"
+        case .expect: "expect"
+        case .host: "host"
+        case .idempotencyKey: "idempotency-key"
+        case .lastEventID: "last-event-id"
+        case .origin: "origin"
+        case .traceparent: "traceparent"
+        case .tracestate: "tracestate"
+        case .transferEncoding: "transfer-encoding"
+        case .upgrade: "upgrade"
+        case .userAgent: "user-agent"
         }
     }
 
-    /// ASCII case-insensitive; `name` is in lower case.
-    private static func equal(_ field: Substring, _ name: StaticString) -> Bool {
-        guard field.utf8.count == name.utf8CodeUnitCount else { return false }
-        var index = 0
-        for byte in field.utf8 {
+    /// Nil for a name that nothing here looks at. The length leaves three candidates at most.
+    init?(_ name: UnsafeRawBufferPointer) {
+        func either(_ first: RequestField, _ second: RequestField? = nil, _ third: RequestField? = nil) -> Self? {
+            if name.equals(first.name, ignoringCase: true) { return first }
+            if let second, name.equals(second.name, ignoringCase: true) { return second }
+            if let third, name.equals(third.name, ignoringCase: true) { return third }
+            return nil
+        }
+        let found: RequestField? =
+            switch name.count {
+            case 4: either(.host)
+            case 6: either(.accept, .origin, .expect)
+            case 7: either(.upgrade)
+            case 10: either(.connection, .userAgent, .tracestate)
+            case 11: either(.traceparent, .deviceID, .eventKey)
+            case 12: either(.contentType, .eventType, .eventTime)
+            case 13: either(.authorization, .lastEventID)
+            case 14: either(.contentLength, .deviceGroup)
+            case 15: either(.idempotencyKey)
+            case 17: either(.transferEncoding)
+            default: nil
+            }
+        guard let found else { return nil }
+        self = found
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// - Parameter text: in lower case, where case is ignored; of ASCII.
+    fileprivate func equals(_ text: StaticString, ignoringCase: Bool = false) -> Bool {
+        guard count == text.utf8CodeUnitCount, let base = baseAddress else { return false }
+        guard ignoringCase else { return memcmp(base, text.utf8Start, count) == 0 }
+        for index in 0..<count {
+            let byte = self[index]
             let lower = byte >= 0x41 && byte <= 0x5A ? byte | 0x20 : byte
-            if lower != name.utf8Start[index] { return false }
-            index += 1
+            if lower != text.utf8Start[index] { return false }
         }
         return true
     }
@@ -205,6 +336,10 @@ struct QueryString {
 
     /// Nil for a percent escape that is broken or does not decode to UTF-8.
     init?(_ text: some StringProtocol) {
+        guard !text.isEmpty else {
+            items = []
+            return
+        }
         var items: [(String, String)] = []
         for pair in text.utf8.split(separator: UInt8(ascii: "&")) {
             let equals = pair.firstIndex(of: UInt8(ascii: "="))
@@ -220,6 +355,7 @@ struct QueryString {
     func all(_ name: String) -> [String] { items.lazy.filter { $0.name == name }.map(\.value) }
 
     static func decode(_ bytes: some Collection<UInt8>) -> String? {
+        guard bytes.contains(UInt8(ascii: "%")) else { return String(validating: bytes, as: UTF8.self) }
         var result: [UInt8] = []
         result.reserveCapacity(bytes.count)
         var iterator = bytes.makeIterator()

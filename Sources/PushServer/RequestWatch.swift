@@ -29,11 +29,10 @@ final class PaceWatch: ChannelDuplexHandler, RemovableChannelHandler {
 
     func handlerAdded(context: ChannelHandlerContext) {
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-        timer = PaceTimer(server.configuration) { end in
+        timer = PaceTimer(server.paceKeeper(of: context.eventLoop)) { end in
             let (watch, context) = bound.value
             watch.timedOut(end, context)
         }
-        timer?.arm(on: context.eventLoop)
     }
 
     func handlerRemoved(context: ChannelHandlerContext) { stop() }
@@ -54,7 +53,6 @@ final class PaceWatch: ChannelDuplexHandler, RemovableChannelHandler {
         if timer?.pace.phase == .idle { timer?.pace.enter(.head, now: .now()) }
         timer?.pace.received(bodyBytes: unwrapInboundIn(data).readableBytes)
         context.fireChannelRead(data)
-        timer?.arm(on: context.eventLoop)
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -94,12 +92,11 @@ final class PaceWatch: ChannelDuplexHandler, RemovableChannelHandler {
 
     func answerBegins() { isAnswering = true }
 
-    func answered(on loop: any EventLoop) {
+    func answered() {
         isAnswering = false
         openRequests -= 1
         guard openRequests == 0, let timer, timer.pace.phase == .busy else { return }
         timer.pace.enter(.idle, now: .now())
-        timer.arm(on: loop)
     }
 }
 
@@ -151,7 +148,7 @@ final class RequestWatch: ChannelDuplexHandler, RemovableChannelHandler {
         switch unwrapOutboundIn(data) {
         case .head: pace?.answerBegins()
         case .body: break
-        case .end: pace?.answered(on: context.eventLoop)
+        case .end: pace?.answered()
         }
         context.write(data, promise: promise)
     }

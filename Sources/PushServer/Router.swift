@@ -126,13 +126,10 @@ extension Response {
 
 extension RequestFields {
     init(_ request: Request) throws(Problem) {
-        guard let query = QueryString(request.uri.query ?? "") else {
+        guard let fields = RequestFields(query: request.uri.query ?? "", fields: request.headers) else {
             throw Problem.invalidParameter("the query is not valid percent-encoding")
         }
-        let headers = request.headers
-        self.init(query: query) { name in
-            HTTPField.Name("\(name)").flatMap { headers[$0] }
-        }
+        self = fields
     }
 }
 

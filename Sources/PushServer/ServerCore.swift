@@ -22,6 +22,10 @@ final class ServerCore: Sendable {
     /// Nil without TLS.
     let tls: TLSStore?
     private let devicePlaces: DevicePlaces
+    private let paceKeepers: [ObjectIdentifier: PaceKeeper]
+    /// What is counted for every event and every stream, looked up once.
+    private let publishes: Counter
+    private let streams: Counter
     private let shedStreams = Mutex<[GatewayError.Code: UInt64]>([:])
     /// The lines that every stream opens with.
     let opening: [UInt8]
@@ -30,8 +34,14 @@ final class ServerCore: Sendable {
 
     init(
         configuration: PushServerConfiguration, gateway: Gateway, hub: Hub, heatmap: HeatmapEngine,
-        metrics: PipelineMetrics, telemetry: TelemetrySDK, store: EmbeddedEventStore, tls: TLSStore?
+        metrics: PipelineMetrics, telemetry: TelemetrySDK, store: EmbeddedEventStore, tls: TLSStore?,
+        loops: [any EventLoop]
     ) {
+        let paceLimits = Pace.Limits(configuration)
+        paceKeepers = Dictionary(
+            uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PaceKeeper(loop: $0, limits: paceLimits)) })
+        publishes = metrics.requests(route: Route.publish.rawValue, status: 202)
+        streams = metrics.requests(route: Route.listen.rawValue, status: 200)
         self.tls = tls
         self.configuration = configuration
         self.gateway = gateway
@@ -110,7 +120,21 @@ final class ServerCore: Sendable {
         ]
     }
 
-    func count(_ route: Route, status: Int) { metrics.request(route: route.rawValue, status: status) }
+    func count(_ route: Route, status: Int) {
+        switch (route, status) {
+        case (.publish, 202): publishes.add()
+        case (.listen, 200): streams.add()
+        default: metrics.requests(route: route.rawValue, status: status).add()
+        }
+    }
+
+    /// Every connection's loop is one of the server's.
+    func paceKeeper(of loop: any EventLoop) -> PaceKeeper {
+        guard let keeper = paceKeepers[ObjectIdentifier(loop)] else {
+            preconditionFailure("a connection on a loop that is not the server's")
+        }
+        return keeper
+    }
 
     /// The head of a stream's response. Its body ends with the connection, so frames need no chunk around them.
     func streamHead(origin: String?) -> String {

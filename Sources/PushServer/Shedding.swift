@@ -11,7 +11,7 @@ enum Shedding {
     static let codes: [GatewayError.Code] = [.tooManyConnections, .quotaExceeded, .draining]
 
     static func applies(to error: GatewayError, accept: String?) -> Bool {
-        codes.contains(error.code) && accept?.contains("text/event-stream") == true
+        codes.contains(error.code) && accept?.holds("text/event-stream") == true
     }
 
     /// One to two times `base`.
