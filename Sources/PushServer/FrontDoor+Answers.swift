@@ -92,6 +92,7 @@ extension FrontDoor {
         status: Int, fields: [(name: String, value: String)], type: String, body: [UInt8], keepsOpen: Bool,
         _ context: ChannelHandlerContext
     ) {
+        hasAnswered = true
         var buffer = context.channel.allocator.buffer(capacity: 320 + body.count)
         func write(_ name: String, _ value: String) {
             buffer.writeString(name)

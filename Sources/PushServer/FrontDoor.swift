@@ -22,7 +22,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     enum State {
         case readingHead
         case readingBody(RequestHead, topic: String)
-        /// The answer of a publish request is not there yet. Reading is paused.
+        /// The answer of a publish request is not there yet.
         case publishing
         case stream(StreamConnection, StreamPlace)
         case handedOver
@@ -45,6 +45,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     var isReadPaused = false
     /// Runs while the client takes none of its answers: nothing more is read from it, and when it fires, it is closed.
     private var stall: Scheduled<Void>?
+    /// Something was written to the channel.
+    var hasAnswered = false
     /// The request's `Origin`.
     var origin: String?
 
@@ -90,7 +92,12 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             if timer?.pace.phase == .idle { timer?.pace.enter(.head, now: .now()) }
             timer?.pace.received(bodyBytes: bytes.readableBytes)
             if received.readableBytes == 0 { received = bytes } else { received.writeBuffer(&bytes) }
-            proceed(context)
+            if case .publishing = state {
+                // What a client pipelines waits in the socket until this request is answered, all but one read of it.
+                pauseReading(context)
+            } else {
+                proceed(context)
+            }
         }
     }
 
@@ -218,11 +225,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 state = .publishing
                 timer?.pace.enter(.busy, now: .now())
                 publish(head, topic: topic, payload: payload, context)
-                if case .publishing = state {
-                    // A pipelined request waits in the socket until this one is answered.
-                    pauseReading(context)
-                    return
-                }
+                if case .publishing = state { return }
             case .publishing, .stream, .handedOver, .closed:
                 return
             }
@@ -271,8 +274,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
             return true
         }
-        if !isSecure, head.method == "GET", Self.isOfTopics(head.path), hasSentAll(context),
-            head.contentLength ?? 0 == 0, let fields = RequestFields(head), fields.wantsStream
+        if !isSecure, head.method == "GET", Self.isOfTopics(head.path), head.contentLength ?? 0 == 0,
+            !hasAnswered || hasSentAll(context), let fields = RequestFields(head), fields.wantsStream
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
             openStream(head, fields, context)
@@ -367,12 +370,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     private func startStream(
         _ request: DeviceRequest, _ place: StreamPlace, channel: TenantChannel, _ context: ChannelHandlerContext
     ) {
-        // What the kernel may hold for a device that reads nothing; it doubles the value. No request follows, so the
-        // buffer for reading can be small.
-        let options = context.channel.syncOptions
-        try? options?.setOption(
-            .socketOption(.so_sndbuf), value: numericCast(server.configuration.delivery.maxQueuedBytes / 4))
-        try? options?.setOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 512))
         received = ByteBuffer()
         let descriptor = try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(
             of: NIOBSDSocket.Handle.self
@@ -382,6 +379,13 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             context.close(promise: nil)
             return
         }
+        // What the kernel may hold for a device that reads nothing; it doubles the value. Should it refuse, its own
+        // limit holds.
+        var bytes = Int32(clamping: server.configuration.delivery.maxQueuedBytes / 4)
+        _ = setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
+        // No request follows, so the buffer for reading can be small.
+        try? context.channel.syncOptions?.setOption(
+            .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 512))
         let connection = StreamConnection(channel: context.channel, descriptor: descriptor)
         state = .stream(connection, place)
         stopTiming()

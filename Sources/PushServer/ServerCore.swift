@@ -138,11 +138,16 @@ final class ServerCore: Sendable {
 
     /// The head of a stream's response. Its body ends with the connection, so frames need no chunk around them.
     func streamHead(origin: String?) -> String {
-        var head = "HTTP/1.1 200 OK\r\n"
-        for field in Self.streamFields { head += "\(field.name): \(field.value)\r\n" }
+        var head = Self.streamHeadStart
         for field in corsFields(origin: origin) { head += "\(field.name): \(field.value)\r\n" }
-        return head + "Date: \(dates.now)\r\nConnection: close\r\n\r\n"
+        head += "Date: "
+        head += dates.now
+        head += "\r\nConnection: close\r\n\r\n"
+        return head
     }
+
+    private static let streamHeadStart =
+        "HTTP/1.1 200 OK\r\n" + streamFields.map { "\($0.name): \($0.value)\r\n" }.joined()
 
     /// No cache, no proxy's buffer and no recoding may hold an event back.
     static let streamFields = [
