@@ -40,6 +40,8 @@ final class LogReaders: Sendable {
             """
         case blocks =
             "SELECT position, checksum, postings FROM blocks WHERE position >= ? AND position <= ? ORDER BY position"
+        /// In the order of the events, sorted by SQLite, on the disk if there are many.
+        case latestByPosition = "SELECT position, topic, key, type FROM latest WHERE log = ? ORDER BY position"
         case latest = """
             SELECT log, topic, key, type, position FROM latest WHERE (log, topic, key, type) > (?, ?, ?, ?)
             ORDER BY log, topic, key, type LIMIT ?
@@ -171,19 +173,60 @@ final class LogReaders: Sendable {
 
     /// nil when the row does not match its checksum.
     static func event(_ handle: OpaquePointer, like previous: StoredEvent?) -> StoredEvent? {
-        let position = sqlite3_column_int64(handle, 0)
-        guard let epoch = UInt32(exactly: sqlite3_column_int64(handle, 1)) else { return nil }
-        let accepted = UInt64(bitPattern: sqlite3_column_int64(handle, 2))
-        let produced =
+        let row = EventRow(handle)
+        guard row.isSound, let epoch = UInt32(exactly: row.epoch), let topic = row.topic else { return nil }
+        /// Neighbours often share topic and type: then they share the string too.
+        func text(_ bytes: UnsafeRawBufferPointer?, like other: String?) -> String? {
+            guard let bytes else { return nil }
+            if let other, other.utf8.count == bytes.count,
+                other.utf8.withContiguousStorageIfAvailable({ $0.elementsEqual(bytes) }) == true
+            {
+                return other
+            }
+            return String(decoding: bytes, as: UTF8.self)
+        }
+        return StoredEvent(
+            offset: EventPosition.offset(row.position), epoch: epoch,
+            topic: text(topic, like: previous?.topic) ?? "", type: text(row.type, like: previous?.type),
+            key: text(row.key, like: previous?.key), contentType: text(row.contentType, like: previous?.contentType),
+            payload: Array(row.payload), acceptedUnixNano: row.accepted, producedUnixNano: row.produced,
+            traceparent: text(row.traceparent, like: nil), tracestate: text(row.tracestate, like: previous?.tracestate),
+            idempotencyKey: text(row.idempotencyKey, like: nil), byteCount: row.byteCount)
+    }
+}
+
+/// The current row of ``LogReaders/Query/range`` or `one`: valid until the statement's next step.
+struct EventRow {
+    let position: Int64
+    let epoch: Int64
+    let accepted: UInt64
+    let produced: UInt64?
+    let topic: UnsafeRawBufferPointer?
+    let type: UnsafeRawBufferPointer?
+    let key: UnsafeRawBufferPointer?
+    let contentType: UnsafeRawBufferPointer?
+    let traceparent: UnsafeRawBufferPointer?
+    let tracestate: UnsafeRawBufferPointer?
+    let idempotencyKey: UnsafeRawBufferPointer?
+    let payload: UnsafeRawBufferPointer
+    /// As ``NewEvent/byteCount``.
+    let byteCount: Int
+    /// Whether it matches its checksum.
+    let isSound: Bool
+
+    init(_ handle: OpaquePointer) {
+        position = sqlite3_column_int64(handle, 0)
+        epoch = sqlite3_column_int64(handle, 1)
+        accepted = UInt64(bitPattern: sqlite3_column_int64(handle, 2))
+        produced =
             sqlite3_column_type(handle, 3) == SQLITE_NULL ? nil : UInt64(bitPattern: sqlite3_column_int64(handle, 3))
         var checksum = EventChecksum()
         checksum.add(UInt64(bitPattern: position))
-        checksum.add(UInt64(epoch))
+        checksum.add(UInt64(bitPattern: epoch))
         checksum.add(accepted)
         checksum.add(produced ?? .max)
         var byteCount = StoredEvent.fixedByteCount
-        /// Neighbours often share topic and type: then they share the string too.
-        func text(_ index: CInt, like other: String?) -> String? {
+        func text(_ index: CInt) -> UnsafeRawBufferPointer? {
             guard sqlite3_column_type(handle, index) != SQLITE_NULL else {
                 checksum.add(nil)
                 return nil
@@ -192,28 +235,21 @@ final class LogReaders: Sendable {
             let bytes = UnsafeRawBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
             checksum.add(bytes)
             byteCount += bytes.count
-            if let other, other.utf8.count == bytes.count,
-                other.utf8.withContiguousStorageIfAvailable({ $0.elementsEqual(bytes) }) == true
-            {
-                return other
-            }
-            return String(decoding: bytes, as: UTF8.self)
+            return bytes
         }
-        guard let topic = text(5, like: previous?.topic) else { return nil }
-        let type = text(6, like: previous?.type)
-        let key = text(7, like: previous?.key)
-        let contentType = text(8, like: previous?.contentType)
-        let traceparent = text(9, like: nil)
-        let tracestate = text(10, like: previous?.tracestate)
-        let idempotencyKey = text(11, like: nil)
-        let payload = UnsafeRawBufferPointer(
+        topic = text(5)
+        type = text(6)
+        key = text(7)
+        contentType = text(8)
+        traceparent = text(9)
+        tracestate = text(10)
+        idempotencyKey = text(11)
+        payload = UnsafeRawBufferPointer(
             start: sqlite3_column_blob(handle, 12), count: Int(sqlite3_column_bytes(handle, 12)))
         checksum.add(payload)
-        guard checksum.value == UInt64(bitPattern: sqlite3_column_int64(handle, 4)) else { return nil }
-        return StoredEvent(
-            offset: EventPosition.offset(position), epoch: epoch, topic: topic, type: type, key: key,
-            contentType: contentType, payload: Array(payload), acceptedUnixNano: accepted, producedUnixNano: produced,
-            traceparent: traceparent, tracestate: tracestate, idempotencyKey: idempotencyKey,
-            byteCount: byteCount + payload.count)
+        self.byteCount = byteCount + payload.count
+        isSound =
+            topic != nil && UInt32(exactly: epoch) != nil
+            && checksum.value == UInt64(bitPattern: sqlite3_column_int64(handle, 4))
     }
 }

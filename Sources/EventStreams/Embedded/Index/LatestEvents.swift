@@ -10,8 +10,10 @@ public struct LatestEvents: Sendable {
     private var recent: [LatestKey: StoredEvent] = [:]
     private var rest: ArraySlice<StoredEvent>?
     private var cursor = Cursor()
-    /// What was found in the index and not read yet.
+    /// What was found in the index and not read yet, in the order of the log: neighbours are near each other on the disk.
     private var positions: ArraySlice<Int64> = []
+    /// Positions to be gathered next: few for the first page, more for those behind it.
+    private var gathering = 512
 
     /// Where the table was left, and what is known of the key there.
     struct Cursor {
@@ -63,28 +65,30 @@ public struct LatestEvents: Sendable {
         var events: [StoredEvent] = []
         var bytes = 0
         while events.count < count, bytes < byteLimit {
-            guard let position = positions.first else {
+            if positions.isEmpty {
                 if case .end = cursor.place { break }
                 positions = try stream.core.readers.latest(
-                    log: stream.log, tenant: stream.tenant, from: &cursor, upTo: limit, limit: 256, filter: filter,
-                    except: recent)[...]
+                    log: stream.log, tenant: stream.tenant, from: &cursor, upTo: limit, limit: gathering,
+                    filter: filter, except: recent
+                ).sorted()[...]
+                gathering = min(4 * gathering, 16_384)
                 continue
             }
+            let read = try stream.core.readers.events(
+                at: positions, limit: count - events.count, byteLimit: byteLimit - bytes)
+            events += read.events
+            bytes += read.events.reduce(0) { $0 + $1.byteCount }
+            positions.removeFirst(read.events.count)
+            guard read.hasFailed, let position = positions.first else { continue }
             let offset = EventPosition.offset(position)
-            do throws(StreamError) {
-                if let event = try stream.core.readers.event(at: position, tenant: stream.tenant) {
-                    events.append(event)
-                    bytes += event.byteCount
-                } else if offset > stream.state.withLock({ $0.trimmedThrough }) {
-                    throw LogReaders.damage(offset, stream.tenant)
-                }
-            } catch {
-                // First what is sound: the next call comes here again.
-                if !events.isEmpty { return events }
+            guard offset > stream.state.withLock({ $0.trimmedThrough }) else {
                 positions.removeFirst()
-                throw error
+                continue
             }
+            // First what is sound: the next call comes here again.
+            if !events.isEmpty { return events }
             positions.removeFirst()
+            throw LogReaders.damage(offset, stream.tenant)
         }
         guard positions.isEmpty, case .end = cursor.place else { return events }
         var rest = rest ?? recent.values.sorted { $0.offset < $1.offset }[...]
@@ -99,19 +103,33 @@ public struct LatestEvents: Sendable {
 }
 
 extension LogReaders {
-    /// nil where there is none.
-    fileprivate func event(at position: Int64, tenant: String) throws(StreamError) -> StoredEvent? {
-        try withReader("read the log of \(tenant)") { reader, db in
+    /// Up to the first that is not there or damaged.
+    fileprivate func events(
+        at positions: ArraySlice<Int64>, limit: Int, byteLimit: Int
+    ) throws(StreamError) -> (events: [StoredEvent], hasFailed: Bool) {
+        try withReader("read the latest values") { reader, db in
+            // One state of the log for all: to begin and end one for each costs more than to read.
+            try db.execute(sql: "BEGIN")
+            defer { try? db.execute(sql: "ROLLBACK") }
             let handle = try reader.statement(.one, db)
             defer { sqlite3_reset(handle) }
-            sqlite3_bind_int64(handle, 1, position)
-            let code = sqlite3_step(handle)
-            if code == SQLITE_DONE { return nil }
-            guard code == SQLITE_ROW else { throw LogDatabase.failure(db, code) }
-            guard let event = Self.event(handle, like: nil) else {
-                throw Self.damage(EventPosition.offset(position), tenant)
+            var events: [StoredEvent] = []
+            var bytes = 0
+            for position in positions.prefix(limit) where bytes < byteLimit {
+                sqlite3_reset(handle)
+                sqlite3_bind_int64(handle, 1, position)
+                let code = sqlite3_step(handle)
+                guard code == SQLITE_ROW || code == SQLITE_DONE else {
+                    if events.isEmpty { throw LogDatabase.failure(db, code) }
+                    break
+                }
+                guard code == SQLITE_ROW, let event = Self.event(handle, like: events.last) else {
+                    return (events, true)
+                }
+                events.append(event)
+                bytes += event.byteCount
             }
-            return event
+            return (events, false)
         }
     }
 

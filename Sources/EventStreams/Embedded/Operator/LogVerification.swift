@@ -67,13 +67,35 @@ extension LogInspection {
                 result.tenants[result.tenants.count - 1] = check.summary
                 result.tenants[result.tenants.count - 1].problems = problems
             }
-            for (table, column) in [("events", "position >> \(EventPosition.offsetBits)"), ("latest", "log")] {
-                let sql = "SELECT count(*) FROM \(table) WHERE \(column) NOT IN (SELECT id FROM logs)"
-                let count = try Int.fetchOne(db, sql: sql) ?? 0
-                if count > 0 { result.note(nil, nil, "\(count) rows of \(table) belong to no tenant") }
-            }
+            try noteStrangers(db, tenants.map(\.log).sorted(), &result)
             progress(total, total)
             return result
+        }
+    }
+
+    /// Rows between the ranges of the logs. Each query looks where nothing should be.
+    private func noteStrangers(_ db: Database, _ logs: [Int64], _ result: inout LogVerification) throws {
+        var events = 0
+        var latest = 0
+        var next = Int64.min
+        for log in logs + [Int64(EventPosition.maximumLog) + 1] {
+            let first = next == .min ? Int64.min : EventPosition.of(log: next, offset: 0)
+            let isLast = log > Int64(EventPosition.maximumLog)
+            let last = isLast ? Int64.max : EventPosition.of(log: log, offset: 0) - 1
+            if first <= last {
+                events +=
+                    try Int.fetchOne(
+                        db, sql: "SELECT count(*) FROM events WHERE position BETWEEN ? AND ?", arguments: [first, last])
+                    ?? 0
+            }
+            latest +=
+                try Int.fetchOne(
+                    db, sql: "SELECT count(*) FROM latest WHERE log >= ? AND log \(isLast ? ">=" : "<") ?",
+                    arguments: [next, isLast ? next : log]) ?? 0
+            next = log + 1
+        }
+        for (table, count) in [("events", events), ("latest", latest)] where count > 0 {
+            result.note(nil, nil, "\(count) rows of \(table) belong to no tenant")
         }
     }
 }
@@ -82,11 +104,22 @@ extension LogInspection {
 private struct TenantCheck {
     let tenant: LogInspection.Tenant
     var summary: LogVerification.TenantSummary
-    private var last: StoredEvent?
     private var place: UInt64
     private var epochIndex = 0
     private var damaged = 0
-    private var block: (number: UInt64, postings: TopicPostings, places: Set<Int>, isWhole: Bool)?
+    private var block: (number: UInt64, postings: TopicPostings, places: Places, isWhole: Bool)?
+    /// At a row of `latestByPosition` that is not behind the events yet, or at the end.
+    private var latest: OpaquePointer?
+    private var latestPosition: Int64?
+    private var wrongLatest = 0
+
+    /// Which events of a block are there.
+    struct Places {
+        private var words = [UInt64](repeating: 0, count: Int(TopicPostings.blockEvents) / 64)
+
+        func contains(_ place: Int) -> Bool { words[place >> 6] >> UInt64(place & 63) & 1 == 1 }
+        mutating func insert(_ place: Int) { words[place >> 6] |= 1 << UInt64(place & 63) }
+    }
 
     init(_ tenant: LogInspection.Tenant) {
         self.tenant = tenant
@@ -104,6 +137,12 @@ private struct TenantCheck {
                 EventPosition.of(log: tenant.log, offset: tenant.trimmedThrough),
             ])
         if let early, early > 0 { result.note(tenant.name, nil, "\(early) events that retention removed are there") }
+
+        let sorted = try reader.statement(.latestByPosition, db)
+        defer { sqlite3_reset(sorted) }
+        sqlite3_bind_int64(sorted, 1, tenant.log)
+        latest = sorted
+        try stepLatest(db, &result)
 
         var stride: UInt64 = 1
         var next = place
@@ -129,7 +168,7 @@ private struct TenantCheck {
         if place > tenant.head {
             result.note(tenant.name, place, "lies behind the log's end at \(tenant.head)")
         }
-        try checkLatest(db, &result)
+        try skipLatest(before: .max, db, &result)
     }
 
     private mutating func scan(
@@ -150,30 +189,35 @@ private struct TenantCheck {
             place = offset
             summary.offsets = (summary.offsets?.lowerBound ?? offset)...offset
             try enterBlock(of: offset, reader, db, &result)
-            guard let event = LogReaders.event(handle, like: last) else {
+            let event = EventRow(handle)
+            try checkLatest(event, db, &result)
+            guard event.isSound, let topic = event.topic else {
                 damaged += 1
                 block?.isWhole = false
                 result.note(tenant.name, offset, "does not match its checksum")
                 continue
             }
-            check(event, &result)
-            last = event
+            check(event, topic, offset, &result)
             summary.events += 1
             summary.bytes += event.byteCount
             if summary.events & 8_191 == 0 { progress(summary.events) }
         }
     }
 
-    private mutating func check(_ event: StoredEvent, _ result: inout LogVerification) {
+    private mutating func check(
+        _ event: EventRow, _ topic: UnsafeRawBufferPointer, _ offset: UInt64, _ result: inout LogVerification
+    ) {
         let epochs = tenant.epochs
-        while epochIndex + 1 < epochs.count, epochs[epochIndex + 1].firstOffset <= event.offset { epochIndex += 1 }
-        if !epochs.indices.contains(epochIndex) || epochs[epochIndex].epoch != event.epoch {
+        while epochIndex + 1 < epochs.count, epochs[epochIndex + 1].firstOffset <= offset { epochIndex += 1 }
+        if !epochs.indices.contains(epochIndex) || Int64(epochs[epochIndex].epoch) != event.epoch {
             let due = epochs.indices.contains(epochIndex) ? "\(epochs[epochIndex].epoch)" : "none"
-            result.note(tenant.name, event.offset, "is of epoch \(event.epoch), due is \(due)")
+            result.note(tenant.name, offset, "is of epoch \(event.epoch), due is \(due)")
         }
-        guard event.offset <= tenant.indexedThrough else { return }
-        let place = Int(event.offset - TopicPostings.firstOffset(ofBlock: TopicPostings.block(of: event.offset)))
-        block?.postings.add(place: place, topic: event.topic, type: event.type)
+        guard offset <= tenant.indexedThrough else { return }
+        let place = Int(offset - TopicPostings.firstOffset(ofBlock: TopicPostings.block(of: offset)))
+        block?.postings.add(
+            place: place, topic: String(decoding: topic, as: UTF8.self),
+            type: event.type.map { String(decoding: $0, as: UTF8.self) })
         block?.places.insert(place)
     }
 
@@ -187,7 +231,8 @@ private struct TenantCheck {
         try finishBlock(reader, db, &result)
         // Of a block whose beginning retention has removed, the index knows more than the log.
         block = (
-            number, TopicPostings(), [], max(1, TopicPostings.firstOffset(ofBlock: number)) > tenant.trimmedThrough
+            number, TopicPostings(), Places(),
+            max(1, TopicPostings.firstOffset(ofBlock: number)) > tenant.trimmedThrough
         )
     }
 
@@ -221,16 +266,45 @@ private struct TenantCheck {
         }
     }
 
-    /// Every row names an event with its topic, key and type.
-    private func checkLatest(_ db: Database, _ result: inout LogVerification) throws {
-        let sql = """
-            SELECT latest.position FROM latest LEFT JOIN events USING (position)
-            WHERE latest.log = ? AND (latest.topic IS NOT events.topic OR latest.key IS NOT events.key
-            OR latest.type IS NOT ifnull(events.type, '')) LIMIT 20
-            """
-        for position in try Int64.fetchAll(db, sql: sql, arguments: [tenant.log]) {
-            result.note(
-                tenant.name, EventPosition.offset(position), "the index names it as the latest value of another key")
+    /// Every row of `latest` names an event with its topic, key and type. Both are read in the order of positions.
+    private mutating func checkLatest(_ event: EventRow, _ db: Database, _ result: inout LogVerification) throws {
+        guard let next = latestPosition, next <= event.position else { return }
+        try skipLatest(before: event.position, db, &result)
+        while latestPosition == event.position {
+            let type = event.type ?? UnsafeRawBufferPointer(start: nil, count: 0)
+            let isRight = [event.topic, event.key, type].enumerated().allSatisfy { index, bytes in
+                let named = UnsafeRawBufferPointer(
+                    start: sqlite3_column_text(latest, CInt(index) + 1),
+                    count: Int(sqlite3_column_bytes(latest, CInt(index) + 1)))
+                return bytes?.elementsEqual(named) ?? false
+            }
+            if !isRight { noteLatest(event.position, &result) }
+            try stepLatest(db, &result)
+        }
+    }
+
+    /// Rows that name an event that is not there.
+    private mutating func skipLatest(before end: Int64, _ db: Database, _ result: inout LogVerification) throws {
+        while let position = latestPosition, position < end {
+            noteLatest(position, &result)
+            try stepLatest(db, &result)
+        }
+    }
+
+    private mutating func noteLatest(_ position: Int64, _ result: inout LogVerification) {
+        wrongLatest += 1
+        guard wrongLatest <= 20 else { return }
+        result.note(
+            tenant.name, EventPosition.offset(position), "the index names it as the latest value of another key")
+    }
+
+    private mutating func stepLatest(_ db: Database, _ result: inout LogVerification) throws {
+        let code = sqlite3_step(latest)
+        latestPosition = code == SQLITE_ROW ? sqlite3_column_int64(latest, 0) : nil
+        if code & 0xff == SQLITE_CORRUPT {
+            result.note(tenant.name, nil, "the table of latest values is damaged")
+        } else if code != SQLITE_ROW, code != SQLITE_DONE {
+            throw LogDatabase.failure(db, code)
         }
     }
 }
