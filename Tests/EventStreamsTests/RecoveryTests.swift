@@ -409,11 +409,11 @@ struct RecoveryTests {
     @Test("a newer schema is refused with both versions")
     func newerSchema() throws {
         try directory.open().close()
-        try directory.sql { try $0.execute(sql: "PRAGMA user_version = 3") }
+        try directory.sql { try $0.execute(sql: "PRAGMA user_version = 4") }
         let error = try failure { _ = try directory.open() }
         #expect(error.code == .incompatible)
         #expect(error.cause.contains(directory.database))
-        #expect(error.cause.contains("version 3") && error.cause.contains("reads 2"))
+        #expect(error.cause.contains("version 4") && error.cause.contains("reads 3"))
     }
 
     @Test("a missing or cut key is told by its path, not replaced", arguments: [nil, 0, 31, 33])

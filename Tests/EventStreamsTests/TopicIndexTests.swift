@@ -115,6 +115,7 @@ struct TopicIndexTests {
             try $0.execute(
                 sql: """
                     DROP TABLE blocks; DROP TABLE latest; ALTER TABLE logs DROP COLUMN indexed_through;
+                    DROP TABLE holes; ALTER TABLE logs DROP COLUMN holes_since;
                     PRAGMA user_version = 1;
                     """)
         }

@@ -53,11 +53,15 @@ struct Killer {
         try process.run()
         try output.fileHandleForWriting.close()
         let pid = process.processIdentifier
+        // Half of them from its start on: it may die while it opens the log. The others when it is at work.
+        let reading = output.fileHandleForReading
+        var data = round % 2 == 0 ? reading.availableData : Data()
         Thread.detachNewThread {
             usleep(UInt32(delay / .microseconds(1)))
             kill(pid, SIGKILL)
         }
-        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        data += reading.readDataToEndOfFile()
+        let text = String(decoding: data, as: UTF8.self)
         process.waitUntilExit()
         guard process.terminationReason == .uncaughtSignal else {
             throw Failure("round \(round): the process ended by itself, status \(process.terminationStatus)")

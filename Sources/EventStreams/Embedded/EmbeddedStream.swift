@@ -70,7 +70,8 @@ final class EmbeddedStream: EventStream {
         try refuseTrimmed(offset)
         let stored: [StoredEvent]
         do {
-            stored = try readers.read(log: log, tenant: tenant, after: offset, limit: limit, byteLimit: byteLimit)
+            stored = try readers.read(
+                log: log, tenant: tenant, after: offset, limit: limit, byteLimit: byteLimit, holes: holes)
         } catch {
             try refuseTrimmed(offset)
             throw error
@@ -79,6 +80,9 @@ final class EmbeddedStream: EventStream {
         try refuseTrimmed(offset)
         guard let last = stored.last else {
             // Nothing but holes that failed commits have left, as far as memory did not reach: it goes on from there.
+            if evicted > offset, let lost = holes().lost(in: offset + 1...evicted) {
+                throw LogReaders.loss(lost, tenant)
+            }
             return try read(after: evicted, limit: limit, byteLimit: byteLimit, readers: readers)
         }
         guard stored.count < limit else { return stored }
@@ -91,6 +95,8 @@ final class EmbeddedStream: EventStream {
         guard let recent, let first = recent.first, bytes + first.byteCount <= byteLimit else { return stored }
         return stored + recent
     }
+
+    func holes() -> LogHoles { state.withLock { $0.holes } }
 
     func latest(upTo offset: UInt64, filter: TopicFilter) throws(StreamError) -> LatestEvents {
         try LatestEvents(self, upTo: offset, filter: filter)

@@ -24,4 +24,5 @@ struct LogRecord {
     var bytes: Int = 0
     /// The last offset that `blocks` and `latest` know.
     var indexedThrough: UInt64 = 0
+    var holes = LogHoles()
 }

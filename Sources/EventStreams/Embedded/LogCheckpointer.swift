@@ -12,7 +12,7 @@ final class LogCheckpointer: Sendable {
     static let passPages = 2_000
     /// From this length on (48 MiB) the log is to begin anew.
     static let restartPages = 12_000
-    /// The writer copies as many as these itself.
+    /// The writer copies as many as these itself, and more the longer the log has become.
     static let finishPages = 256
     /// Beyond this length (128 MiB) the writer waits: the disk does not keep up.
     static let maximumPages = 32_000
@@ -32,7 +32,7 @@ final class LogCheckpointer: Sendable {
             if pages < length { (length, copied, isFinished) = (0, 0, false) }
             guard !isEnding else { return .nothing }
             let hasGrown = pages - length >= LogCheckpointer.passPages
-            if hasGrown, pages >= LogCheckpointer.maximumPages {
+            if pages >= LogCheckpointer.maximumPages, hasGrown || !isFinished {
                 (length, isFinished) = (pages, true)
                 return .finish
             }
@@ -40,7 +40,8 @@ final class LogCheckpointer: Sendable {
             // Passes follow each other until so little is left that the writer can do it.
             let isClosing = pages >= LogCheckpointer.restartPages && copied >= length && !isFinished
             guard hasGrown || isClosing else { return .nothing }
-            isFinished = isClosing && pages - copied <= LogCheckpointer.finishPages
+            let finishPages = LogCheckpointer.finishPages + (pages - LogCheckpointer.restartPages) / 8
+            isFinished = isClosing && pages - copied <= finishPages
             isRunning = !isFinished
             length = pages
             return isFinished ? .finish : .pass

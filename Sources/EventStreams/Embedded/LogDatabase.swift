@@ -23,6 +23,8 @@ final class LogDatabase: @unchecked Sendable {
         let rollback: Statement
         let insertEvent: Statement
         let insertEpoch: Statement
+        let insertHole: Statement
+        let deleteHoles: Statement
         let updateLog: Statement
         let tick: Statement
         let oldest: Statement
@@ -40,6 +42,8 @@ final class LogDatabase: @unchecked Sendable {
     struct Work {
         var log: Int64
         var epoch: EpochStart?
+        /// What failed commits have left before these events.
+        var hole: ClosedRange<UInt64>?
         var batches: [PendingBatch]
         var events: Int
         var bytes: Int
@@ -130,19 +134,23 @@ final class LogDatabase: @unchecked Sendable {
             let damage = StreamError(
                 code: .corrupt, cause: "the log of \(tenant) contradicts its own totals; restore a backup")
             func find() throws -> LogRecord? {
-                let sql =
-                    "SELECT id, next_offset, trimmed_through, events, bytes, indexed_through FROM logs WHERE tenant = ?"
+                let sql = """
+                    SELECT id, next_offset, trimmed_through, events, bytes, indexed_through, holes_since
+                    FROM logs WHERE tenant = ?
+                    """
                 guard let row = try Row.fetchOne(db, sql: sql, arguments: [tenant]) else { return nil }
                 guard let id = Self.number(row, 0), (1...Int64(EventPosition.maximumLog)).contains(id),
                     let next = Self.number(row, 1).flatMap(UInt64.init(exactly:)),
                     (1...EventPosition.maximumOffset + 1).contains(next),
                     let trimmed = Self.number(row, 2).flatMap(UInt64.init(exactly:)), trimmed < next,
                     let events = Self.number(row, 3), let bytes = Self.number(row, 4),
-                    let indexed = Self.number(row, 5).flatMap(UInt64.init(exactly:)), indexed < next
+                    let indexed = Self.number(row, 5).flatMap(UInt64.init(exactly:)), indexed < next,
+                    let known = Self.number(row, 6).flatMap(UInt64.init(exactly:)), known <= next,
+                    let holes = try Self.holes(db, log: id, knownFrom: known, below: next)
                 else { throw damage }
                 return LogRecord(
                     id: id, nextOffset: next, trimmedThrough: trimmed, events: Int(events), bytes: Int(bytes),
-                    indexedThrough: indexed)
+                    indexedThrough: indexed, holes: holes)
             }
             var record = try find()
             if record == nil {
@@ -180,6 +188,21 @@ final class LogDatabase: @unchecked Sendable {
         }
     }
 
+    /// nil if they make no sense.
+    static func holes(_ db: Database, log: Int64, knownFrom: UInt64, below end: UInt64) throws -> LogHoles? {
+        var holes = LogHoles(knownFrom: knownFrom)
+        let sql = "SELECT first_offset, last_offset FROM holes WHERE log = ? ORDER BY first_offset"
+        var least: UInt64 = 1
+        for row in try Row.fetchAll(db, sql: sql, arguments: [log]) {
+            guard let first = number(row, 0).flatMap(UInt64.init(exactly:)), first >= least,
+                let last = number(row, 1).flatMap(UInt64.init(exactly:)), last >= first, last < end
+            else { return nil }
+            holes.add(first...last)
+            least = last + 1
+        }
+        return holes
+    }
+
     /// nil for anything but an integer, which a damaged file may hold anywhere.
     private static func number(_ row: Row, _ index: Int) -> Int64? {
         Int64.fromDatabaseValue(row[index])
@@ -203,6 +226,7 @@ final class LogDatabase: @unchecked Sendable {
                             sqlite3_bind_int64(statement, 3, Int64(epoch.firstOffset))
                             try self.run(db, statement)
                         }
+                        if let hole = work.hole { try self.insertHole(hole, log: work.log, db, statements) }
                         for batch in work.batches {
                             for event in batch.events {
                                 try self.insert(event, log: work.log, db, statements.insertEvent.sqliteStatement)
@@ -225,6 +249,14 @@ final class LogDatabase: @unchecked Sendable {
         } catch {
             return error
         }
+    }
+
+    private func insertHole(_ hole: ClosedRange<UInt64>, log: Int64, _ db: Database, _ statements: Statements) throws {
+        let statement = statements.insertHole.sqliteStatement
+        sqlite3_bind_int64(statement, 1, log)
+        sqlite3_bind_int64(statement, 2, Int64(hole.lowerBound))
+        sqlite3_bind_int64(statement, 3, Int64(hole.upperBound))
+        try run(db, statement)
     }
 
     private func insert(_ event: StoredEvent, log: Int64, _ db: Database, _ statement: OpaquePointer) throws {
@@ -352,6 +384,10 @@ final class LogDatabase: @unchecked Sendable {
                 sqlite3_bind_int64(statement, 1, first)
                 sqlite3_bind_int64(statement, 2, last - TopicPostings.blockEvents + 1)
                 try self.run(db, statement)
+                statement = statements.deleteHoles.sqliteStatement
+                sqlite3_bind_int64(statement, 1, log)
+                sqlite3_bind_int64(statement, 2, Int64(offset))
+                try self.run(db, statement)
                 statement = statements.trimLog.sqliteStatement
                 sqlite3_bind_int64(statement, 1, Int64(offset))
                 sqlite3_bind_int64(statement, 2, Int64(events))
@@ -390,12 +426,15 @@ final class LogDatabase: @unchecked Sendable {
     // MARK: Closing
 
     /// Marks a clean end: with the offsets that failed commits have used up, so that the epoch can go on.
-    func markClean(nextOffsets: [(log: Int64, nextOffset: UInt64)]) throws(StreamError) {
+    func markClean(
+        _ logs: [(log: Int64, nextOffset: UInt64, hole: ClosedRange<UInt64>?)]
+    ) throws(StreamError) {
         try write("mark the clean end") { db in
             let statements = try self.prepared(db)
             try self.setSynchronous(db, full: true)
             try self.transaction(db, statements) {
-                for (log, nextOffset) in nextOffsets {
+                for (log, nextOffset, hole) in logs {
+                    if let hole { try self.insertHole(hole, log: log, db, statements) }
                     try db.execute(
                         sql: "UPDATE logs SET next_offset = ? WHERE id = ? AND next_offset < ?",
                         arguments: [Int64(nextOffset), log, Int64(nextOffset)])
@@ -434,6 +473,9 @@ final class LogDatabase: @unchecked Sendable {
                     traceparent, tracestate, idempotency_key, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                     """),
             insertEpoch: try db.makeStatement(sql: "INSERT INTO epochs (log, epoch, first_offset) VALUES (?, ?, ?)"),
+            insertHole: try db.makeStatement(
+                sql: "INSERT OR REPLACE INTO holes (log, first_offset, last_offset) VALUES (?, ?, ?)"),
+            deleteHoles: try db.makeStatement(sql: "DELETE FROM holes WHERE log = ? AND last_offset <= ?"),
             updateLog: try db.makeStatement(
                 sql: "UPDATE logs SET next_offset = ?, events = events + ?, bytes = bytes + ? WHERE id = ?"),
             tick: try db.makeStatement(sql: "UPDATE meta SET value = value + 1 WHERE name = 'tick'"),

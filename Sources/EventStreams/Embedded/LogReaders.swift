@@ -95,8 +95,10 @@ final class LogReaders: Sendable {
     }
 
     /// Committed events after `offset`, ascending.
+    ///
+    /// - Parameter holes: asked for at a gap, when the event behind it is visible.
     func read(
-        log: Int64, tenant: String, after offset: UInt64, limit: Int, byteLimit: Int
+        log: Int64, tenant: String, after offset: UInt64, limit: Int, byteLimit: Int, holes: () -> LogHoles
     ) throws(StreamError) -> [StoredEvent] {
         try withReader("read the log of \(tenant)") { reader, db in
             let handle = try reader.statement(.range, db)
@@ -113,9 +115,15 @@ final class LogReaders: Sendable {
                     if !events.isEmpty { return events }
                     throw LogDatabase.failure(db, code)
                 }
+                let place = EventPosition.offset(sqlite3_column_int64(handle, 0))
+                let due = (events.last?.offset ?? offset) + 1
+                if place > due, let lost = holes().lost(in: due...place - 1) {
+                    if !events.isEmpty { return events }
+                    throw Self.loss(lost, tenant)
+                }
                 guard let event = Self.event(handle, like: events.last) else {
                     if !events.isEmpty { return events }
-                    throw Self.damage(EventPosition.offset(sqlite3_column_int64(handle, 0)), tenant)
+                    throw Self.damage(place, tenant)
                 }
                 bytes += event.byteCount
                 if bytes > byteLimit && !events.isEmpty { return events }
@@ -161,6 +169,18 @@ final class LogReaders: Sendable {
         guard let start = sqlite3_column_text(handle, index) else { return nil }
         let bytes = UnsafeBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
         return String(decoding: bytes, as: UTF8.self)
+    }
+
+    static func loss(_ offsets: ClosedRange<UInt64>, _ tenant: String) -> StreamError {
+        let what =
+            offsets.count == 1
+            ? "the event at offset \(offsets.lowerBound)"
+            : "the \(offsets.count) events at the offsets \(offsets.lowerBound) to \(offsets.upperBound)"
+        return StreamError(
+            code: .corrupt,
+            cause: "\(what) of \(tenant) \(offsets.count == 1 ? "is" : "are") missing; restore a backup, or continue "
+                + "behind",
+            offset: offsets.upperBound)
     }
 
     static func damage(_ offset: UInt64, _ tenant: String) -> StreamError {

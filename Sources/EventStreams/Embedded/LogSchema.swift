@@ -5,6 +5,7 @@ import GRDB
 ///     meta    name → value: store_id, generation (counts openings after an unclean end), clean, tick
 ///     logs    a row per tenant; its totals change in the same transaction as its events
 ///     epochs  (log, epoch) → first_offset
+///     holes   (log, first_offset) → last_offset, of what failed commits have left; all since `logs.holes_since`
 ///     events  position (see EventPosition) → the event, its size in NewEvent.byteCount, its checksum
 ///     blocks  position of a block's first offset → which of its events have which topic and type (see TopicPostings)
 ///     latest  (log, topic, key, type) → position of the last such event; an absent type is empty
@@ -12,8 +13,8 @@ import GRDB
 /// The last two are derived from the events through `logs.indexed_through`, which changes with them; see LogIndexer.
 enum LogSchema {
     static let applicationID: Int32 = 0x4953_4f54  // "ISOT"
-    /// 2 brought `blocks`, `latest` and `logs.indexed_through`.
-    static let version = 2
+    /// 2 brought `blocks`, `latest` and `logs.indexed_through`, 3 `holes` and `logs.holes_since`.
+    static let version = 3
 
     private static let indexTables = """
         CREATE TABLE blocks (position INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, postings BLOB NOT NULL);
@@ -22,21 +23,35 @@ enum LogSchema {
             position INTEGER NOT NULL, PRIMARY KEY (log, topic, key, type)) WITHOUT ROWID;
         """
 
+    private static let holesTable = """
+        CREATE TABLE holes (
+            log INTEGER NOT NULL, first_offset INTEGER NOT NULL, last_offset INTEGER NOT NULL,
+            PRIMARY KEY (log, first_offset)) WITHOUT ROWID;
+        """
+
     /// Refuses a newer file, and changes an older one; what its index lacks is written in the background.
     static func bringUpToDate(_ db: Database, _ path: String) throws {
         let found = try Int.fetchOne(db, sql: "PRAGMA user_version") ?? 0
         guard found != version else { return }
-        guard found == 1 else {
+        guard (1..<version).contains(found) else {
             throw StreamError(
                 code: .incompatible,
                 cause: "\(path) has schema version \(found), this program reads \(version)"
                     + (found > version ? "; use the newer program that wrote it" : ""))
         }
         try db.inTransaction(.immediate) {
+            if found < 2 {
+                try db.execute(
+                    sql: """
+                        \(indexTables)
+                        ALTER TABLE logs ADD COLUMN indexed_through INTEGER NOT NULL DEFAULT 0;
+                        """)
+            }
             try db.execute(
                 sql: """
-                    \(indexTables)
-                    ALTER TABLE logs ADD COLUMN indexed_through INTEGER NOT NULL DEFAULT 0;
+                    \(holesTable)
+                    ALTER TABLE logs ADD COLUMN holes_since INTEGER NOT NULL DEFAULT 1;
+                    UPDATE logs SET holes_since = next_offset;
                     PRAGMA user_version = \(version);
                     """)
             return .commit
@@ -59,7 +74,7 @@ enum LogSchema {
                             CREATE TABLE logs (
                                 id INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, next_offset INTEGER NOT NULL,
                                 trimmed_through INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL,
-                                indexed_through INTEGER NOT NULL);
+                                indexed_through INTEGER NOT NULL, holes_since INTEGER NOT NULL DEFAULT 1);
                             CREATE TABLE epochs (
                                 log INTEGER NOT NULL, epoch INTEGER NOT NULL, first_offset INTEGER NOT NULL,
                                 PRIMARY KEY (log, epoch)) WITHOUT ROWID;
@@ -71,6 +86,7 @@ enum LogSchema {
                             CREATE INDEX events_idempotency ON events (position) WHERE idempotency_key IS NOT NULL;
                             CREATE TABLE probe (id INTEGER PRIMARY KEY, filler BLOB NOT NULL);
                             \(indexTables)
+                            \(holesTable)
                             PRAGMA application_id = \(applicationID);
                             PRAGMA user_version = \(version);
                             """)

@@ -49,6 +49,9 @@ struct LogState: Sendable {
     private(set) var epochs: [EpochStart]
     /// The current epoch's row, until it was committed.
     private(set) var uncommittedEpoch: EpochStart?
+    private(set) var holes: LogHoles
+    /// What failed commits have left since the last one that did not.
+    private(set) var uncommittedHole: ClosedRange<UInt64>?
     private(set) var nextOffset: UInt64
     private(set) var durableHead: UInt64
     /// The last offset that a sync covered.
@@ -78,6 +81,7 @@ struct LogState: Sendable {
         self.codec = codec
         self.idempotency = idempotency
         self.epochs = epochs
+        holes = record.holes
         nextOffset = record.nextOffset
         durableHead = record.nextOffset - 1
         syncedHead = durableHead
@@ -262,6 +266,7 @@ struct LogState: Sendable {
         if let offset {
             durableHead = max(durableHead, offset)
             uncommittedEpoch = nil
+            uncommittedHole = nil
         }
         if synced { syncedHead = durableHead }
         return offset == nil || wakes.durable.isEmpty ? nil : wakes.durable
@@ -281,6 +286,10 @@ struct LogState: Sendable {
             tailBytes -= last.byteCount
             events += 1
         }
+        if durableHead < head {
+            holes.add(durableHead + 1...head)
+            uncommittedHole = durableHead + 1...head
+        }
         return (batches, events)
     }
 
@@ -291,6 +300,7 @@ struct LogState: Sendable {
 
     mutating func trim(through offset: UInt64) {
         trimmedThrough = max(trimmedThrough, offset)
+        holes.trim(through: offset)
     }
 
     mutating func close() {

@@ -169,10 +169,12 @@ final class LogWriter: Sendable {
             var next: [EmbeddedStream] = []
             var isSynced = false
             for stream in remaining {
-                let (batches, hasMore, epoch, needsSync) = stream.state.withLock { state in
+                let (batches, hasMore, epoch, hole, needsSync) = stream.state.withLock { state in
                     let (batches, hasMore) = state.take(
                         events: core.configuration.maximumCommitEvents, bytes: core.configuration.maximumCommitBytes)
-                    return (batches, hasMore, state.uncommittedEpoch, state.needsSync(batches))
+                    return (
+                        batches, hasMore, state.uncommittedEpoch, state.uncommittedHole, state.needsSync(batches)
+                    )
                 }
                 if hasMore { next.append(stream) }
                 guard !batches.isEmpty else { continue }
@@ -182,7 +184,10 @@ final class LogWriter: Sendable {
                     work.bytes += batch.bytes
                     if let last = batch.events.last { work.through = last.offset }
                 }
-                if work.through != nil { work.epoch = epoch }
+                if work.through != nil {
+                    work.epoch = epoch
+                    work.hole = hole
+                }
                 isSynced = isSynced || needsSync
                 shares.append(Share(stream: stream, work: work))
             }
@@ -384,7 +389,9 @@ final class LogWriter: Sendable {
         if core.failure == nil {
             do {
                 try core.database.markClean(
-                    nextOffsets: streams.map { stream in (stream.log, stream.state.withLock { $0.nextOffset }) })
+                    streams.map { stream in
+                        stream.state.withLock { (stream.log, $0.nextOffset, $0.uncommittedHole) }
+                    })
             } catch {
                 core.setFailure(error)
             }

@@ -23,7 +23,8 @@ extension EmbeddedStream {
             do {
                 found = try core.readers.read(
                     log: log, tenant: tenant, after: offset, through: indexed, limit: limit, byteLimit: byteLimit,
-                    filter: filter, maximumEvents: Self.maximumEvents, maximumPostingBytes: Self.maximumPostingBytes)
+                    filter: filter, maximumEvents: Self.maximumEvents, maximumPostingBytes: Self.maximumPostingBytes,
+                    holes: holes)
             } catch {
                 try refuseTrimmed(offset)
                 throw error
@@ -70,7 +71,8 @@ extension LogReaders {
     /// Through `end` at most, which the index reaches.
     fileprivate func read(
         log: Int64, tenant: String, after offset: UInt64, through end: UInt64, limit: Int, byteLimit: Int,
-        filter: TopicFilter, maximumEvents: Int, maximumPostingBytes: Int
+        filter: TopicFilter, maximumEvents: Int, maximumPostingBytes: Int,
+        holes: () -> LogHoles
     ) throws(StreamError) -> FilteredRead {
         try withReader("read the log of \(tenant)") { reader, db in
             let blocks = try reader.statement(.blocks, db)
@@ -107,6 +109,18 @@ extension LogReaders {
                 return found.events.count < limit
             }
 
+            /// False when events are missing between what was looked at and `end`, and there is something before that.
+            func isWhole(before end: UInt64) throws -> Bool {
+                guard end > found.through + 1, let lost = holes().lost(in: found.through + 1...end - 1) else {
+                    return true
+                }
+                if lost.lowerBound - 1 > offset {
+                    found.through = lost.lowerBound - 1
+                    return false
+                }
+                throw Self.loss(lost, tenant)
+            }
+
             /// Every event of a range; false when enough was found.
             func lookThrough(_ last: UInt64) throws -> Bool {
                 defer { sqlite3_reset(range) }
@@ -120,11 +134,11 @@ extension LogReaders {
                         if found.through > offset { return false }
                         throw LogDatabase.failure(db, code)
                     }
-                    guard try take(range, at: EventPosition.offset(sqlite3_column_int64(range, 0))) else {
-                        return false
-                    }
+                    let place = EventPosition.offset(sqlite3_column_int64(range, 0))
+                    guard try isWhole(before: place), try take(range, at: place) else { return false }
                     if looked >= maximumEvents { return false }
                 }
+                guard try isWhole(before: last + 1) else { return false }
                 found.through = last
                 return true
             }

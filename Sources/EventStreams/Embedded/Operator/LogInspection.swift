@@ -16,6 +16,7 @@ public final class LogInspection: Sendable {
         let log: Int64
         let indexedThrough: UInt64
         let epochs: [EpochStart]
+        let holes: LogHoles
     }
 
     public let directory: String
@@ -57,7 +58,8 @@ public final class LogInspection: Sendable {
 
     static func tenants(_ db: Database) throws -> [Tenant] {
         let sql = """
-            SELECT tenant, events, bytes, trimmed_through, next_offset, id, indexed_through FROM logs ORDER BY tenant
+            SELECT tenant, events, bytes, trimmed_through, next_offset, id, indexed_through, holes_since
+            FROM logs ORDER BY tenant
             """
         return try Row.fetchAll(db, sql: sql).map { row in
             let log: Int64 = row[5]
@@ -70,7 +72,11 @@ public final class LogInspection: Sendable {
                 epochs: epochs.map {
                     EpochStart(
                         epoch: UInt32(clamping: $0[0] as Int64), firstOffset: UInt64(clamping: $0[1] as Int64))
-                })
+                },
+                holes: try LogDatabase.holes(
+                    db, log: log, knownFrom: UInt64(clamping: row[7] as Int64), below: UInt64(clamping: row[4] as Int64)
+                )
+                    ?? LogHoles())
         }
     }
 
@@ -78,7 +84,22 @@ public final class LogInspection: Sendable {
     ///
     /// Throws ``StreamError/Code/corrupt`` with its offset at a damaged event, after what precedes it was returned.
     public func read(_ tenant: Tenant, after offset: UInt64, limit: Int) throws(StreamError) -> [StoredEvent] {
-        try readers.read(log: tenant.log, tenant: tenant.name, after: offset, limit: limit, byteLimit: 16 << 20)
+        var tenant = tenant
+        while true {
+            do {
+                return try readers.read(
+                    log: tenant.log, tenant: tenant.name, after: max(offset, tenant.trimmedThrough), limit: limit,
+                    byteLimit: 16 << 20, holes: { tenant.holes })
+            } catch {
+                // Beside a server: what is not there may have been removed, or have failed, since this was opened.
+                let current = try readers.withReader("read the tenants") { _, db in try Self.tenants(db) }
+                    .first { $0.log == tenant.log }
+                guard error.code == .corrupt, let current,
+                    current.trimmedThrough != tenant.trimmedThrough || current.holes != tenant.holes
+                else { throw error }
+                tenant = current
+            }
+        }
     }
 
     /// Spells a tenant's event ids, as its server does.

@@ -158,6 +158,7 @@ private struct TenantCheck {
                 guard next < tenant.head else { break }
             }
         }
+        if noteLost(before: tenant.head + 1, &result) > 0 { block?.isWhole = false }
         try finishBlock(reader, db, &result)
         if summary.events + damaged != tenant.events {
             result.note(
@@ -185,10 +186,14 @@ private struct TenantCheck {
             if code == SQLITE_DONE { return }
             guard code == SQLITE_ROW else { throw LogDatabase.failure(db, code) }
             let offset = EventPosition.offset(sqlite3_column_int64(handle, 0))
-            if place > tenant.trimmedThrough || summary.offsets != nil { summary.gaps += offset - place - 1 }
+            let lost = noteLost(before: offset, &result)
+            if place > tenant.trimmedThrough || summary.offsets != nil { summary.gaps += offset - place - 1 - lost }
+            if lost > 0 { block?.isWhole = false }
             place = offset
             summary.offsets = (summary.offsets?.lowerBound ?? offset)...offset
             try enterBlock(of: offset, reader, db, &result)
+            // Their places would be told again.
+            if lost > 0 { block?.isWhole = false }
             let event = EventRow(handle)
             try checkLatest(event, db, &result)
             guard event.isSound, let topic = event.topic else {
@@ -202,6 +207,20 @@ private struct TenantCheck {
             summary.bytes += event.byteCount
             if summary.events & 8_191 == 0 { progress(summary.events) }
         }
+    }
+
+    /// How many are missing between the last event and `offset` that no failed commit explains.
+    private func noteLost(before offset: UInt64, _ result: inout LogVerification) -> UInt64 {
+        var count: UInt64 = 0
+        var first = place + 1
+        while first < offset, let lost = tenant.holes.lost(in: first...offset - 1) {
+            result.note(
+                tenant.name, lost.lowerBound,
+                lost.count == 1 ? "is missing" : "is missing, and all through \(lost.upperBound)")
+            count += UInt64(lost.count)
+            first = lost.upperBound + 1
+        }
+        return count
     }
 
     private mutating func check(
