@@ -383,9 +383,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         // limit holds.
         var bytes = Int32(clamping: server.configuration.delivery.maxQueuedBytes / 4)
         _ = setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
-        // No request follows, so the buffer for reading can be small.
-        try? context.channel.syncOptions?.setOption(
-            .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 512))
         let connection = StreamConnection(channel: context.channel, descriptor: descriptor)
         state = .stream(connection, place)
         stopTiming()

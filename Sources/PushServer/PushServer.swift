@@ -262,6 +262,11 @@ public final class PushServer: Service {
                         preconditionFailure("a connection on a loop that is not the server's")
                     }
                     guard let connection = core.connections.open(channel) else { throw ChannelError.eof }
+                    // The channel keeps its last buffer for as long as it lives: a stream one that held its request's head.
+                    // Reads that fill it make the next one larger.
+                    try channel.syncOptions?.setOption(
+                        .recvAllocator,
+                        value: AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 65_536))
                     let pipeline = channel.pipeline.syncOperations
                     if let tls { try pipeline.addHandler(TLSHandler(store: tls, connection: connection)) }
                     let door = FrontDoor(
