@@ -1,4 +1,5 @@
-"""Opens a heatmap page in Chromium and compares it with the report's JSON. Fails with what differs.
+"""Opens a heatmap page in Chromium and compares it with the report's JSON. Fails with what differs. Tasks that are joined
+by a comma share a browser.
 
     heatmap_page.py look PAGE.html GRID.json     table, requests, accessibility, in four forms
     heatmap_page.py use PAGE.html GRID.json      keys, pointer, quantiles, windows, exports
@@ -260,10 +261,14 @@ def main():
         content = file.read()
     with Browser(CHROMIUM) as browser:
         address = "file://" + page
-        if task == "windows":
-            windows(browser, address, content)
-        else:
-            {"look": look, "use": use, "compare": compare}[task](browser, address, json.loads(content))
+        for one in task.split(","):
+            if one == "windows":
+                windows(browser, address, content)
+                continue
+            grid = json.loads(content)
+            if one == "look":
+                grid = grid.get("asked", grid)
+            {"look": look, "use": use, "compare": compare}[one](browser, address, grid)
     print("ok")
 
 

@@ -1,18 +1,73 @@
 /// Numbers as a person reads them.
 enum Figures {
+    /// At most eight ASCII characters without memory of their own: a grid has thousands of these.
+    struct Short {
+        /// The first in the lowest byte.
+        private var packed: UInt64 = 0
+        private(set) var count = 0
+
+        fileprivate init(_ number: UInt64) {
+            var left = number
+            repeat {
+                packed = packed << 8 | (0x30 + left % 10)
+                left /= 10
+                count += 1
+            } while left > 0 && count < 8
+        }
+
+        fileprivate mutating func append(_ character: UInt8) {
+            packed |= UInt64(character) << UInt64(8 * count)
+            count += 1
+        }
+
+        func append(to bytes: inout [UInt8]) {
+            var left = packed
+            for _ in 0..<count {
+                bytes.append(UInt8(truncatingIfNeeded: left))
+                left >>= 8
+            }
+        }
+
+        var text: String {
+            var bytes: [UInt8] = []
+            append(to: &bytes)
+            return String(decoding: bytes, as: UTF8.self)
+        }
+    }
+
     /// Milliseconds in few columns: `0.31`, `8.4`, `217`, `99999`, then with a unit: `140s`, `167m`, `28h`, `12d`, `3y`.
     ///
-    /// - Parameter columns: at least four.
-    static func milliseconds(_ nanoseconds: UInt64, columns: Int = 5) -> String {
+    /// - Parameter columns: from four to seven.
+    static func short(milliseconds nanoseconds: UInt64, columns: Int = 5) -> Short {
         let value = Double(nanoseconds) / 1e6
-        if value < 0.995 { return decimal(value, 2) }
-        if value < 9.95 { return decimal(value, 1) }
-        var text = "\(UInt64(value.rounded()))"
-        for (unit, length) in [("s", 1e3), ("m", 6e4), ("h", 36e5), ("d", 864e5), ("y", 315_576e5)] {
-            if text.count <= columns { break }
-            text = "\(UInt64((value / length).rounded()))\(unit)"
+        if value < 9.95 {
+            let (hundredths, digits) =
+                value < 0.995 ? (UInt64((value * 100).rounded()), 2) : (UInt64((value * 10).rounded()), 1)
+            var short = Short(digits == 2 ? 0 : hundredths / 10)
+            short.append(UInt8(ascii: "."))
+            if digits == 2 { short.append(UInt8(0x30 + hundredths / 10)) }
+            short.append(UInt8(0x30 + hundredths % 10))
+            return short
         }
-        return text
+        let whole = Short(UInt64(value.rounded()))
+        return whole.count <= columns ? whole : inLargerUnits(value, columns)
+    }
+
+    private static func inLargerUnits(_ milliseconds: Double, _ columns: Int) -> Short {
+        var short = Short(0)
+        for (unit, length) in [("s", 1e3), ("m", 6e4), ("h", 36e5), ("d", 864e5), ("y", 315_576e5)] {
+            short = Short(UInt64((milliseconds / length).rounded()))
+            guard short.count >= columns else {
+                short.append(unit.utf8.first ?? 0)
+                break
+            }
+        }
+        return short
+    }
+
+    /// The same as a text.
+    static func milliseconds(_ nanoseconds: UInt64, columns: Int = 5) -> String {
+        short(milliseconds: nanoseconds, columns: columns).text
     }
 
     /// As `milliseconds`, and below a tenth of one in microseconds or nanoseconds: `23µs`, `7ns`.

@@ -24,11 +24,11 @@ public enum HeatmapHTML {
     }
 
     /// Rows beyond this many are left out and counted: a browser lays out a larger table slowly.
-    public static let maxRows = 500
-    /// The table's columns are joined until there are at most so many; the script shows each window.
+    public static let maxRows = 1_000
+    /// A table has at most so many columns; where there are more windows they are joined, and the script draws each.
     static let maxColumns = 62
-    /// What a document of 100 rows should not exceed.
-    static let size = 278_000
+    /// A document has at most so many bytes: windows are joined, traces and precision are left out until it has.
+    static let limit = 300_000
 
     /// Strict also where the document is opened from a disk: nothing is loaded, only the script and the style that are in
     /// it are taken, and only a live page may ask, its own server.
@@ -39,43 +39,17 @@ public enum HeatmapHTML {
     }
 
     public static func render(_ grid: HeatmapGrid, options: Options = Options()) -> String {
-        let rows = Swift.min(grid.rows.count, maxRows)
-        let columns = columns(grid)
-        var html = Bytes()
-        begin(title(grid), line(grid), isLive: options.liveAddress != nil, &html)
-        legend(grid, &html)
-        html.add("<div id=\"tools\" class=\"tools\" hidden></div>\n</header>\n<main>\n")
-        if rows == 0 { html.add("<p class=\"empty\">No latencies in this range yet.</p>\n") }
-        table(columns, rows, isJoined: columns.windows.count < grid.windows.count ? grid.windowSeconds : nil, &html)
-        html.add(
-            """
-            <div id="fine" hidden><div id="sizer"><canvas id="canvas" tabindex="0" role="application" \
-            aria-label="Every window of every group. Arrow keys move, Enter opens."></canvas></div></div>
-            <p id="said" class="spoken" aria-live="polite"></p>
-            <aside id="panel" tabindex="-1" aria-label="Cell" hidden></aside>
-            <div id="tip" aria-hidden="true" hidden></div>
+        render(grid, options: options, limit: limit)
+    }
 
-            """)
-        if rows > 0 { summary(columns, rows, options, &html) }
-        html.add("</main>\n")
-        footer(grid, shown: rows, &html)
-        let limit = Swift.max(60_000, size - html.bytes.count - Page.script.utf8.count - 1_000) * 3 / 4
-        let data = PageData(
-            grid: grid, columns: columns, rows: rows, traceURL: options.traceURL, limit: limit)
-        html.add("<script type=\"application/json\" id=\"grid\" data-body=\"\(data.body)\"")
-        if let address = options.liveAddress {
-            html.add(" data-live=\"")
-            html.text(address)
-            html.add("\"")
-        }
-        html.add(">")
-        html.json(data.header.bytes)
-        html.add("</script>\n<script>\(Page.script)</script>\n</body>\n</html>\n")
-        return String(decoding: html.bytes, as: UTF8.self)
+    static func render(_ grid: HeatmapGrid, options: Options, limit: Int) -> String {
+        String(decoding: PageLayout.page(grid, options: options, limit: limit), as: UTF8.self)
     }
 
     /// A document up to what follows its title.
-    static func begin(_ title: String, _ line: String, isLive: Bool, _ html: inout Bytes) {
+    static func begin(
+        _ title: String, _ line: String, headline: String?, isLive: Bool, _ html: inout PageBytes
+    ) {
         html.add(
             """
             <!doctype html>
@@ -94,75 +68,21 @@ public enum HeatmapHTML {
         html.add("</h1>\n<p id=\"line\">")
         html.text(line)
         html.add("</p>\n")
-        if isLive { html.add("<p id=\"live\" role=\"status\"></p>\n") }
-    }
-
-    /// A document that is one table, without a script.
-    ///
-    /// - Parameters:
-    ///   - legend: class and words of what the colours and signs mean.
-    ///   - head: of its columns; the first is the rows' own.
-    ///   - rows: name, class and text of the cells.
-    static func page(
-        _ title: String, _ line: String, legend: [(kind: String, words: String)], caption: String, head: [String],
-        rows: [(name: String, cells: [(kind: String, text: String)])], notes: [String]
-    ) -> String {
-        var html = Bytes()
-        begin(visible(title), visible(line), isLive: false, &html)
-        html.add("<ul class=\"legend\" aria-label=\"Legend\">")
-        for entry in legend {
-            html.add("<li class=\"\(entry.kind)\">")
-            html.text(entry.words)
-            html.add("</li>")
-        }
-        html.add("</ul>\n</header>\n<main>\n")
-        if rows.isEmpty {
-            html.add("<p class=\"empty\">No latencies in this range yet.</p>\n")
-        } else {
-            html.add(
-                "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table\">\n<table id=\"table\">\n<caption>"
-            )
-            html.text(caption)
-            html.add("</caption>\n<thead><tr>")
-            for (number, name) in head.enumerated() {
-                html.add(number == 0 ? "<th scope=\"col\" class=\"group\">" : "<th scope=\"col\">")
-                html.text(name)
-                html.add("</th>")
-            }
-            html.add("</tr></thead>\n<tbody>\n")
-            for row in rows {
-                html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"")
-                html.text(visible(row.name))
-                html.add("\">")
-                html.text(visible(row.name))
-                html.add("</th>")
-                for cell in row.cells {
-                    html.add("<td class=\"\(cell.kind)\">")
-                    html.text(cell.text)
-                    html.add("</td>")
-                }
-                html.add("</tr>\n")
-            }
-            html.add("</tbody>\n</table>\n</div>\n")
-        }
-        html.add("</main>\n<footer>\n")
-        for note in notes {
-            html.add("<p>")
-            html.text(note)
+        if let headline {
+            html.add("<p id=\"headline\">")
+            html.text(headline)
             html.add("</p>\n")
         }
-        html.add("<p>Written by Isotherm.</p>\n</footer>\n</body>\n</html>\n")
-        return String(decoding: html.bytes, as: UTF8.self)
+        if isLive { html.add("<p id=\"live\" role=\"status\"></p>\n") }
     }
 
     /// What a live page takes instead of its own data: one line of JSON.
     public static func update(_ grid: HeatmapGrid, options: Options = Options()) -> String {
-        let data = PageData(
-            grid: grid, columns: columns(grid), rows: Swift.min(grid.rows.count, maxRows), traceURL: options.traceURL,
-            limit: size * 3 / 5)
+        let data = PageLayout.data(grid, traceURL: options.traceURL, limit: limit * 3 / 5)
         var json = JSONWriter()
         json.beginObject()
         json.field("line", line(grid))
+        json.field("headline", headline(grid))
         json.field("body", data.body)
         json.key("header")
         json.raw(data.header.bytes)
@@ -170,16 +90,16 @@ public enum HeatmapHTML {
         return String(decoding: json.bytes, as: UTF8.self)
     }
 
-    private static func columns(_ grid: HeatmapGrid) -> HeatmapGrid {
-        guard grid.windows.count > maxColumns else { return grid }
-        // Far fewer than fit when there is each window as well: the file has to hold both.
-        return grid.joined(toAtMost: grid.rows.count > 50 ? 15 : 31)
-    }
-
     // MARK: Texts
 
-    private static func title(_ grid: HeatmapGrid) -> String {
+    static func title(_ grid: HeatmapGrid) -> String {
         visible("\(grid.quantileName) \(TextLayout.subject(grid.stage)) by \(grid.groupName)")
+    }
+
+    static func caption(_ grid: HeatmapGrid) -> String {
+        let part = (grid.quantile * 1_000_000).rounded() / 10_000
+        let percent = part == part.rounded() ? "\(Int(part))" : "\(part)"
+        return "\(grid.quantileName) in milliseconds: \(percent) % of a window’s latencies are at most this"
     }
 
     static func line(_ grid: HeatmapGrid) -> String {
@@ -193,196 +113,38 @@ public enum HeatmapHTML {
         return parts.map(visible).filter { !$0.isEmpty }.joined(separator: " · ")
     }
 
+    /// What a reader wants to know first: which groups are slowest, and how many are too slow.
+    static func headline(_ grid: HeatmapGrid) -> String {
+        let known = grid.rows.filter { $0.total.count >= HeatmapGrid.noSample }
+        guard !known.isEmpty else { return "" }
+        let slowest = known.sorted { $0.total.quantileNano > $1.total.quantileNano }.prefix(3).map { row in
+            // Isolated, so that a name that is read from right to left does not move the figure.
+            let name = visible(row.group)
+            return
+                "\u{2068}\(name.count > 40 ? name.prefix(39) + "…" : name)\u{2069} \(Figures.latency(row.total.quantileNano))"
+        }
+        let all = Figures.grouped(UInt64(known.count)) + (known.count == 1 ? " group" : " groups")
+        let red = known.count { $0.total.level == .red }
+        var parts = ["Slowest: \(slowest.joined(separator: ", "))"]
+        parts.append(
+            "\(red == 0 ? "none" : Figures.grouped(UInt64(red))) of \(all) at \(Figures.latency(grid.levels[2])) or more"
+        )
+        if grid.comparison != nil {
+            func count(_ verdict: HeatmapGrid.Change.Verdict) -> String {
+                let count = known.count { $0.total.change?.verdict == verdict }
+                return count == 0 ? "none" : Figures.grouped(UInt64(count))
+            }
+            parts.append("\(count(.slower)) slower for sure, \(count(.faster)) faster")
+        }
+        return parts.joined(separator: " · ")
+    }
+
     /// Without what moves, hides or turns around the text beside it.
     static func visible(_ text: String) -> String {
         guard text.unicodeScalars.contains(where: TextWidth.isControl) else { return text }
         var clean = String.UnicodeScalarView()
         for scalar in text.unicodeScalars { clean.append(TextWidth.isControl(scalar) ? "\u{FFFD}" : scalar) }
         return String(clean)
-    }
-
-    // MARK: The table
-
-    private static func table(_ grid: HeatmapGrid, _ rows: Int, isJoined window: Int64?, _ html: inout Bytes) {
-        let hasStages = grid.rows.prefix(rows).contains { !$0.total.stages.isEmpty }
-        html.add("<div id=\"scroll\" class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Heatmap\"")
-        html.add(rows == 0 ? " hidden>\n" : ">\n")
-        html.add("<table id=\"table\">\n<caption>\(grid.quantileName) in milliseconds")
-        if let window {
-            html.add(", windows of \(Figures.span(window)) joined into \(Figures.span(grid.windowSeconds))")
-        }
-        html.add("</caption>\n<thead><tr><th scope=\"col\" class=\"group\">group</th>")
-        var day = ""
-        for window in grid.windows {
-            let isDay = grid.windowSeconds >= 86_400
-            let date = grid.civil.monthAndDay(window.start)
-            html.add("<th scope=\"col\">")
-            if !isDay, !day.isEmpty, day != date { html.add("<span>\(date)</span>") }
-            day = date
-            html.add(
-                isDay ? date : grid.civil.time(window.start, withSeconds: grid.windowSeconds % 60 != 0))
-            html.add("</th>")
-        }
-        html.add("<th scope=\"col\" class=\"all\">all</th><th scope=\"col\">n</th>")
-        if hasStages { html.add("<th scope=\"col\" class=\"worst\">worst stage</th>") }
-        html.add("</tr></thead>\n<tbody>\n")
-        for row in grid.rows.prefix(rows) {
-            html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\" title=\"")
-            html.text(visible(row.group))
-            html.add("\">")
-            html.text(visible(row.group))
-            html.add("</th>")
-            for each in row.cells { cell(each, isTotal: false, &html) }
-            cell(row.total, isTotal: true, &html)
-            html.add("<td class=\"n\">\(Figures.short(row.total.count))</td>")
-            if hasStages {
-                html.add("<td class=\"worst\">")
-                if let worst = row.total.stages.max(by: { $0.percent < $1.percent }) {
-                    html.text(visible(worst.stage))
-                    html.add(" \(worst.percent) %")
-                } else {
-                    html.add("·")
-                }
-                html.add("</td>")
-            }
-            html.add("</tr>\n")
-        }
-        html.add("</tbody>\n</table>\n</div>\n")
-    }
-
-    /// Attributes without quotes and no end tags: a large table is made of these.
-    private static func cell(_ cell: HeatmapGrid.Cell?, isTotal: Bool, _ html: inout Bytes) {
-        guard let cell else { return html.add(isTotal ? "<td class=\"none all\">·" : "<td class=none>·") }
-        let hasValue = cell.count >= HeatmapGrid.noSample
-        let kind: StaticString =
-            hasValue
-            ? cell.level == .green ? "g" : cell.level == .yellow ? "y" : cell.level == .orange ? "o" : "r" : "few"
-        html.add(isTotal ? "<td class=\"" : "<td class=")
-        html.add(kind)
-        html.add(isTotal ? " all\">" : ">")
-        guard hasValue else {
-            html.add(cell.state == .revised ? "--*" : "--")
-            return
-        }
-        if cell.count < HeatmapGrid.lowSample { html.add("~") }
-        html.add(Figures.milliseconds(cell.quantileNano))
-        html.add(" ")
-        html.bytes.append(cell.level.letter.asciiValue ?? 0x3F)
-        if let mark = cell.change?.verdict.mark { html.add(mark) }
-        if cell.state == .revised { html.add("*") }
-    }
-
-    // MARK: Around it
-
-    private static func legend(_ grid: HeatmapGrid, _ html: inout Bytes) {
-        html.add("<ul class=\"legend\" aria-label=\"Legend\">")
-        for (level, meaning) in zip(LatencyLevel.allCases, Figures.legend(grid.levels)) {
-            html.add("<li class=\"\(level.letter.lowercased())\">")
-            html.text(meaning)
-            html.add("</li>")
-        }
-        var words = [
-            "~ n < \(HeatmapGrid.lowSample)", "-- n < \(HeatmapGrid.noSample)", "· none", "* revised by late ones",
-        ]
-        if grid.comparison != nil { words += ["▲ slower", "▼ faster, with 95 % confidence"] }
-        for word in words {
-            html.add("<li class=\"word\">")
-            html.text(word)
-            html.add("</li>")
-        }
-        html.add("</ul>\n")
-    }
-
-    /// What the panel of a cell shows with a script, for each group as a whole.
-    private static func summary(_ grid: HeatmapGrid, _ rows: Int, _ options: Options, _ html: inout Bytes) {
-        html.add(
-            """
-            <details>
-            <summary>Each group in figures, with its slowest traces</summary>
-            <div class="scroll" tabindex="0" role="region" aria-label="Groups">
-            <table>
-            <thead><tr><th scope="col" class="group">group</th>
-            """)
-        for name in ["n", "P50", "P90", "P95", "P99", "max", "over \(Figures.latency(grid.sloNano))", "late"] {
-            html.add("<th scope=\"col\">\(name)</th>")
-        }
-        html.add("<th scope=\"col\" class=\"worst\">mean by stage, slowest traces</th></tr></thead>\n<tbody>\n")
-        for row in grid.rows.prefix(rows) {
-            let total = row.total
-            html.add("<tr><th scope=\"row\" class=\"group\" dir=\"auto\">")
-            html.text(visible(row.group))
-            html.add("</th><td class=n>\(Figures.grouped(total.count))")
-            for figure in [total.p50Nano, total.p90Nano, total.p95Nano, total.p99Nano, total.maxNano] {
-                html.add("<td class=n>\(Figures.milliseconds(figure))")
-            }
-            html.add("<td class=n>\(Figures.percent(total.overSLO, of: total.count))")
-            html.add("<td class=n>\(Figures.grouped(total.late))<td class=\"worst ids\">")
-            let stages = total.stages
-            if !stages.isEmpty {
-                html.text(stages.map { "\(visible($0.stage)) \($0.percent) %" }.joined(separator: ", "))
-                html.add("<br>")
-            }
-            // Without links where they would be much of the file: the script has them.
-            let own = rows > 40 ? Options() : options
-            for trace in total.slowest.prefix(rows > 40 ? 1 : 3) { Self.trace(trace, own, &html) }
-            html.add("</td></tr>\n")
-        }
-        html.add("</tbody>\n</table>\n</div>\n</details>\n")
-    }
-
-    private static func trace(_ trace: SlowTrace, _ options: Options, _ html: inout Bytes) {
-        if let address = options.traceURL {
-            html.add("<a rel=\"noopener noreferrer\" href=\"")
-            html.text(address.replacing("{trace_id}", with: trace.traceID))
-            html.add("\">\(trace.traceID)</a>")
-        } else {
-            html.add("<code>\(trace.traceID)</code>")
-        }
-        html.add(" \(Figures.latency(trace.latencyNano))<br>")
-    }
-
-    private static func footer(_ grid: HeatmapGrid, shown: Int, _ html: inout Bytes) {
-        html.add("<footer>\n")
-        let omitted = grid.omittedRows + grid.rows.count - shown
-        if omitted > 0 { html.add("<p>\(Figures.grouped(UInt64(omitted))) more groups are in the CSV.</p>\n") }
-        if grid.overflowed > 0 {
-            html.add("<p>\(Figures.grouped(grid.overflowed)) latencies are in (other): ")
-            html.add("more groups came than the settings allow.</p>\n")
-        }
-        html.add("<p>Percentiles are nearest rank on merged base-2 exponential sketches, exact up to ")
-        html.add("\(Sketch.exactLimit) values; they are never averaged. Written by Isotherm.</p>\n</footer>\n")
-    }
-
-    /// The document as it grows.
-    struct Bytes {
-        var bytes: [UInt8] = []
-
-        init() { bytes.reserveCapacity(1 << 18) }
-
-        mutating func add(_ markup: String) { bytes.append(contentsOf: markup.utf8) }
-
-        mutating func add(_ markup: StaticString) {
-            bytes.append(contentsOf: UnsafeBufferPointer(start: markup.utf8Start, count: markup.utf8CodeUnitCount))
-        }
-
-        /// For text and for attribute values in double quotes.
-        mutating func text(_ text: String) {
-            for byte in text.utf8 {
-                switch byte {
-                case UInt8(ascii: "&"): add("&amp;")
-                case UInt8(ascii: "<"): add("&lt;")
-                case UInt8(ascii: ">"): add("&gt;")
-                case UInt8(ascii: "\""): add("&quot;")
-                case UInt8(ascii: "'"): add("&#39;")
-                default: bytes.append(byte)
-                }
-            }
-        }
-
-        /// So that no name in it ends the script's element.
-        mutating func json(_ json: [UInt8]) {
-            for byte in json { if byte == UInt8(ascii: "<") { add("\\u003c") } else { bytes.append(byte) } }
-        }
     }
 }
 
@@ -394,18 +156,5 @@ extension HeatmapGrid.Change.Verdict {
         case .faster: "▼"
         case .unclear: nil
         }
-    }
-}
-
-/// The script and the style of the page, as they are in the sources, without indentation and comments of whole lines.
-enum Page {
-    static let script = stripped(PackageResources.page_js)
-    static let style = stripped(PackageResources.page_css)
-    static let scriptHash = Base64.encode(SHA256.hash(Array(script.utf8)))
-    static let styleHash = Base64.encode(SHA256.hash(Array(style.utf8)))
-
-    private static func stripped(_ source: [UInt8]) -> String {
-        String(decoding: source, as: UTF8.self).split(separator: "\n").map { $0.drop { $0 == " " } }
-            .filter { !$0.isEmpty && !$0.hasPrefix("//") }.joined(separator: "\n")
     }
 }

@@ -115,16 +115,27 @@ struct TextBytes {
             return add(note)
         }
         let isLow = cell.count < HeatmapGrid.lowSample
-        add(Figures.milliseconds(cell.quantileNano, columns: isLow ? 4 : 5), cell.level, isLow: isLow, note)
+        let figure = Figures.short(milliseconds: cell.quantileNano, columns: isLow ? 4 : 5)
+        begin(figure.count, cell.level, isLow: isLow)
+        figure.append(to: &bytes)
+        end(cell.level, note)
     }
 
     /// - Parameter figure: ASCII.
-    mutating func add(_ figure: String, _ level: LatencyLevel, isLow: Bool = false, _ note: String = " ") {
-        let level = level.number
-        blanks(cellWidth - 3 - figure.utf8.count - (isLow ? 1 : 0))
-        bytes.append(contentsOf: paints[level])
-        if isLow { bytes.append(UInt8(ascii: "~")) }
+    mutating func add(_ figure: String, _ level: LatencyLevel, isLow: Bool = false) {
+        begin(figure.utf8.count, level, isLow: isLow)
         add(figure)
+        end(level, " ")
+    }
+
+    private mutating func begin(_ length: Int, _ level: LatencyLevel, isLow: Bool) {
+        blanks(cellWidth - 3 - length - (isLow ? 1 : 0))
+        bytes.append(contentsOf: paints[level.number])
+        if isLow { bytes.append(UInt8(ascii: "~")) }
+    }
+
+    private mutating func end(_ level: LatencyLevel, _ note: String) {
+        let level = level.number
         if style.marks != .emoji { bytes.append(0x20) }
         bytes.append(contentsOf: marks[level])
         if !paints[level].isEmpty { add("\u{1B}[0m") }

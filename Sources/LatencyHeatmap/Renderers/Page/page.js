@@ -41,20 +41,27 @@ class Decoder {
     this.fill();
     return one ? 1 : 0;
   }
-  raw() {
-    this.range >>>= 1;
-    const one = this.code >= this.range;
-    if (one) this.code -= this.range;
+  /// At most 16 bits.
+  raw(bits) {
+    this.range >>>= bits;
+    const value = Math.floor(this.code / this.range);
+    this.code -= value * this.range;
     this.fill();
-    return one ? 1 : 0;
+    return value;
+  }
+  /// Bits behind those of a value.
+  bits(value, left) {
+    for (let taken; left > 0; left -= taken) {
+      taken = Math.min(left, 16);
+      value = value * 2 ** taken + this.raw(taken);
+    }
+    return value;
   }
   number(m) {
     let length = 0;
     while (this.bit(m.e, length)) length++;
     if (!length) return 0;
-    let value = 2 + this.bit(m.t, length);
-    for (let i = 1; i < length; i++) value = value * 2 + this.raw();
-    return value - 1;
+    return this.bits(2 + this.bit(m.t, length), length - 1) - 1;
   }
   signed(m) {
     const n = this.number(m);
@@ -69,15 +76,11 @@ class Decoder {
     const length = m.last += this.signed(m);
     if (!length) return 0;
     const kept = Math.min(length - 1, bits);
-    let value = 1;
-    for (let i = 0; i < kept; i++) value = value * 2 + this.raw();
-    return value * 2 ** (length - 1 - kept);
+    return this.bits(1, kept) * 2 ** (length - 1 - kept);
   }
   hex(digits) {
     let text = "";
-    for (let i = 0; i < digits; i++) {
-      text += (this.raw() * 8 + this.raw() * 4 + this.raw() * 2 + this.raw()).toString(16);
-    }
+    while (text.length < digits) text += this.raw(16).toString(16).padStart(4, "0");
     return text;
   }
 }
@@ -90,61 +93,113 @@ const edges = runs => {
   return found;
 };
 
+/// The buckets of a row's cells: see RowBuckets.swift.
+const FIRST = -1915, ZEROS = 0, octave = new DataView(new ArrayBuffer(8));
+class RowBuckets {
+  constructor(decoder) {
+    Object.assign(this, { decoder, distance: model(), gap: model(), whole: model(), part: [] });
+    for (let i = 0; i < 48; i++) this.part.push(model());
+  }
+  /// What all cells have.
+  total() {
+    const { decoder } = this, used = decoder.number(this.gap);
+    this.slots = [];
+    this.counts = [];
+    this.left = 0;
+    for (let i = 0, slot = 0; i < used; i++) {
+      slot = i ? slot + 1 + decoder.number(this.gap) : decoder.near(this.distance);
+      this.slots.push(slot);
+      this.counts.push(1 + decoder.number(this.whole));
+      this.left += this.counts[i];
+    }
+    return this.filled({}, this.counts.slice());
+  }
+  cell(c, n) {
+    const taken = new Array(this.slots.length).fill(0);
+    let count = n, rest = this.left;
+    for (let i = 0; i < this.slots.length && count > 0; i++) {
+      const there = this.counts[i];
+      if (!(there > 0)) continue;
+      let own = there;
+      if (count < rest) {
+        const expected = count * there / rest;
+        octave.setFloat64(0, expected);
+        const m = this.part[Math.min(Math.max((octave.getUint32(0) >>> 19) - 2046 + 12, 0), 47)];
+        own = expected < 6 ? this.decoder.number(m) : this.decoder.signed(m) + Math.floor(expected + 0.5);
+      }
+      rest -= there;
+      count -= own;
+      taken[i] = own;
+      this.counts[i] = Math.max(0, there - own);
+      this.left -= own;
+    }
+    return this.filled(c, taken);
+  }
+  filled(c, counts) {
+    Object.assign(c, { zeros: 0, n: 0, index: [], count: [] });
+    counts.forEach((count, i) => {
+      if (!count) return;
+      c.n += count;
+      if (this.slots[i] === ZEROS) c.zeros = count;
+      else {
+        c.index.push(this.slots[i] + FIRST);
+        c.count.push(count);
+      }
+    });
+    return c;
+  }
+}
+
 function load(header, body) {
-  const grid = { ...header, edges: edges(header.edges), rows: [], fine: null };
+  // A page's own names are in its table.
+  const groups = header.groups ?? [...$("table").tBodies[0].rows].map(row => row.cells[0].textContent);
+  const grid = { ...header, groups, edges: edges(header.edges), rows: [], fine: null };
   const bytes = Uint8Array.from(atob(body), c => c.charCodeAt(0));
   const decoder = new Decoder(bytes, 0), columns = grid.edges.length - 1;
-  const m = {};
-  for (const name of ["presence", "exactness", "bucket", "quantile", "largest", "over", "late", "state", "zeros", "used",
-    "first", "gap", "few", "many", "mask", "percent", "mean", "traceCount", "trace", "before", "verdict"]) m[name] = model();
-  const values = () => ({
-    q: decoder.number(m.exactness) ? decoder.figure(m.quantile, 64) : Math.round(middle(decoder.near(m.bucket), 6)),
-    max: decoder.figure(m.largest, 10), index: [], count: [], stages: [], mean: 0, traces: [], over: 0, late: 0, state: 1,
-  });
-  const buckets = c => {
-    c.n = c.zeros = decoder.number(m.zeros);
-    const used = decoder.number(m.used);
-    for (let i = 0, at = 0; i < used; i++) {
-      at = i ? at + 1 + decoder.number(m.gap) : decoder.near(m.first);
-      const count = 1 + decoder.number(used > 16 ? m.many : m.few);
-      c.index.push(at);
-      c.count.push(count);
-      c.n += count;
-    }
-  };
-  const before = () => {
-    if (!grid.compared || !decoder.number(m.before)) return null;
-    const verdict = decoder.number(m.verdict), c = { ...values(), verdict };
-    buckets(c);
+  const buckets = new RowBuckets(decoder), oldBuckets = new RowBuckets(decoder), m = {};
+  for (const name of ["presence", "exactness", "count", "bucket", "quantile", "largest", "over", "late", "state", "mask",
+    "mean", "traceCount", "trace", "verdict"]) m[name] = model();
+  m.percent = grid.stages.map(model);
+  const values = c => {
+    c.q = decoder.number(m.exactness) ? decoder.figure(m.quantile, 64) : Math.round(middle(decoder.near(m.bucket), 6));
+    c.max = decoder.figure(m.largest, 10);
     return c;
   };
-  const cell = () => {
-    if (!decoder.number(m.presence)) return null;
-    const c = values();
-    c.over = decoder.number(m.over);
+  const cell = c => {
+    values(c);
+    c.over = decoder.signed(m.over) + c.index.reduce((sum, index, i) => sum + (index > grid.sloAt ? c.count[i] : 0), 0);
     c.late = decoder.number(m.late);
     c.state = decoder.number(m.state);
-    buckets(c);
+    c.stages = [];
+    c.mean = 0;
     if (grid.stages.length) {
       const mask = decoder.number(m.mask);
       c.stages = grid.stages.map((_, i) => [i, 0]).filter(([i]) => mask >> i & 1);
       let left = 100;
-      c.stages.forEach((stage, i) => left -= stage[1] = i < c.stages.length - 1 ? decoder.number(m.percent) : left);
+      c.stages.forEach((stage, i) => left -= stage[1] = i < c.stages.length - 1 ? decoder.near(m.percent[stage[0]]) : left);
       c.mean = decoder.figure(m.mean, 8);
     }
+    c.traces = [];
     for (let k = grid.traces && decoder.number(m.traceCount); k > 0; k--) {
       c.traces.push([decoder.figure(m.trace, 10), decoder.hex(32)]);
     }
     return c;
   };
-  for (const group of grid.groups) {
+  /// What a cell is compared with.
+  const before = found => {
+    if (!decoder.number(m.presence)) return null;
+    const verdict = decoder.number(m.verdict), c = found();
+    return values({ ...c, verdict, stages: [], mean: 0, traces: [], over: 0, late: 0, state: 1 });
+  };
+  for (const group of groups) {
     const cells = [], old = [];
+    const total = buckets.total(), totalOld = grid.compared ? oldBuckets.total() : null;
     for (let i = 0; i < columns; i++) {
-      cells.push(cell());
-      old.push(before());
+      cells.push(decoder.number(m.presence) ? cell(buckets.cell({}, decoder.number(m.count))) : null);
+      old.push(grid.compared ? before(() => oldBuckets.cell({}, decoder.number(m.count))) : null);
     }
-    const total = cell();
-    grid.rows.push({ group, cells, old, total, totalOld: before() });
+    cell(total);
+    grid.rows.push({ group, cells, old, total, totalOld: grid.compared ? before(() => totalOld) : null });
   }
   if (header.fineEdges) grid.fine = loadFine(grid, header, bytes);
   return grid;
@@ -375,15 +430,30 @@ const columnName = column => column === columns.length ? "all windows"
   : `${date(columns[column].start)} ${time(columns[column].start, 1)}–${time(columns[column].end, 1)}`
     .replace(/:00(?=–|$)/g, "");
 
-function draw() {
+/// - keep: whether what is open stays open.
+function draw(keep) {
   layOut();
-  $("scroll").hidden = isFine();
-  $("fine").hidden = !isFine();
+  $("scroll").hidden = isFine() || !grid.rows.length;
+  $("fine").hidden = $("finenote").hidden = !isFine();
   if (isFine()) drawFine(); else drawTable();
-  close();
-  $("shown").textContent = `${rows.length} of ${grid.rows.length} groups`;
+  if (!keep) close();
+  $("shown").textContent = rows.length < grid.rows.length ? `${rows.length} of ${grid.rows.length} groups` : "";
 }
 
+/// What the figures mean.
+const caption = () => `${quantileName(view.quantile)} in milliseconds: `
+  + (view.quantile === 1 ? "the slowest of a window’s latencies"
+    : `${+(view.quantile * 100).toFixed(4)} % of a window’s latencies are at most this`);
+
+/// As many children as are wanted, with as little change as can be: what has the focus stays.
+function fit(parent, count, make) {
+  while (parent.children.length > count) parent.lastElementChild.remove();
+  while (parent.children.length < count) parent.append(make());
+}
+function put(cell, words, name) {
+  if (cell.textContent !== words) cell.textContent = words;
+  if (cell.className !== name) cell.className = name;
+}
 function drawTable() {
   const length = view.length;
   const head = el("tr", {}, el("th", { scope: "col", class: "group" }, "group"));
@@ -396,23 +466,27 @@ function drawTable() {
   const hasStages = grid.stages.length > 0;
   head.append(el("th", { scope: "col", class: "all" }, "all"), el("th", { scope: "col" }, "n"));
   if (hasStages) head.append(el("th", { scope: "col", class: "worst" }, "worst stage"));
-  const body = el("tbody");
-  for (const row of rows) {
-    const line = el("tr", {}, el("th", { scope: "row", class: "group", dir: "auto", title: row.group }, row.group));
-    for (let c = 0; c <= columns.length; c++) {
-      const cell = cellAt(row, c);
-      line.append(el("td", { class: kind(cell) + (c === columns.length ? " all" : "") }, text(cell)));
-    }
-    line.append(el("td", { class: "n" }, short(row.total.n)));
-    const stage = worst(row.total);
-    if (hasStages) line.append(el("td", { class: "worst" }, stage ? `${grid.stages[stage[0]]} ${stage[1]} %` : "·"));
-    body.append(line);
-  }
-  const table = $("table");
-  table.caption.firstChild.textContent = `${quantileName(view.quantile)} in milliseconds`;
+  const table = $("table"), body = table.tBodies[0], shortest = grid.fine ? grid.fine.length : grid.length;
+  table.caption.firstElementChild.textContent = caption()
+    + (length > shortest ? `; windows of ${span(shortest)} joined into ${span(length)}` : "");
   table.tHead.replaceChildren(head);
-  table.tBodies[0].replaceWith(body);
-  rove(body.rows[0]?.cells[1]);
+  fit(body, rows.length, () => el("tr", {}, el("th", { scope: "row", dir: "auto" })));
+  rows.forEach((row, r) => {
+    const line = body.rows[r], name = line.cells[0];
+    put(name, row.group, "");
+    if (name.title !== row.group) name.title = row.group;
+    fit(line, columns.length + 3 + hasStages, () => el("td"));
+    for (let c = 0; c <= columns.length; c++) {
+      const cell = cellAt(row, c), level = kind(cell);
+      put(line.cells[c + 1], text(cell), c === columns.length ? "all " + level : level === "g" ? "" : level);
+    }
+    put(line.cells[columns.length + 2], short(row.total.n), "n");
+    const stage = worst(row.total);
+    if (hasStages) put(line.cells[columns.length + 3], stage ? `${grid.stages[stage[0]]} ${stage[1]} %` : "·", "worst");
+  });
+  const box = $("scroll");
+  box.style.scrollPadding = `2.4rem 4.5rem 1rem ${(head.cells[0].offsetWidth || 0) + 4}px`;
+  if (!table.querySelector("td[tabindex]")) rove(body.rows[0]?.cells[1]);
 }
 
 // MARK: The panel
@@ -444,6 +518,8 @@ function show(row, column) {
   $("panel").hidden = false;
   $("panel").querySelector(".close").addEventListener("click", () => close(true));
   mark();
+  // The table is narrower beside the panel.
+  if (!isFine()) tableCell(row, column)?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 function details(c) {
@@ -613,23 +689,35 @@ function readColours() {
   }
 }
 
+const TICKS = [60, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+const KINDS = ["none", "few", "g", "y", "o", "r"];
+function slowest(row, from, to) {
+  let most = 0;
+  for (let c = Math.floor(from); c < Math.min(Math.ceil(to), columns.length); c++) {
+    most = Math.max(most, KINDS.indexOf(kind(cellAt(row, c))));
+  }
+  return KINDS[most];
+}
+
 /// Draws rows and columns from an offset on, with what can fill a rectangle and write a text.
 function paint(to, g) {
   const { width, height, labels, step, left, top } = g;
   to.rect(0, 0, width, height, colours.page);
   const firstRow = Math.floor(top / ROW), lastRow = Math.min(rows.length, Math.ceil((top + height - HEAD) / ROW));
-  const firstColumn = Math.floor(left / step);
-  const lastColumn = Math.min(columns.length, Math.ceil((left + width - labels) / step));
+  // Of windows narrower than a pixel, the slowest gives it its colour.
+  const pixel = Math.max(step, g.pixel ?? 1), perPixel = pixel / step;
+  const firstColumn = Math.floor(left / pixel);
+  const lastColumn = Math.min(Math.ceil(columns.length / perPixel), Math.ceil((left + width - labels) / pixel));
   const gap = step > 6 ? 1 : 0;
   for (let r = firstRow; r < lastRow; r++) {
     const y = HEAD + r * ROW - top;
     let run = null;
     for (let c = firstColumn; c <= lastColumn; c++) {
-      const cell = c < lastColumn ? cellAt(rows[r], c) : null;
-      const fill = c < lastColumn ? kind(cell) : "";
+      const cell = c < lastColumn && perPixel === 1 ? cellAt(rows[r], c) : null;
+      const fill = c >= lastColumn ? "" : perPixel === 1 ? kind(cell) : slowest(rows[r], c * perPixel, (c + 1) * perPixel);
       if (run && (gap || fill !== run.fill)) {
         if (run.fill !== "none") {
-          to.rect(labels + run.from * step - left, y + 1, (c - run.from) * step - gap, ROW - 2, colours[run.fill]);
+          to.rect(labels + run.from * pixel - left, y + 1, (c - run.from) * pixel - gap, ROW - 2, colours[run.fill]);
         }
         run = null;
       }
@@ -645,10 +733,11 @@ function paint(to, g) {
   }
   to.rect(0, 0, width, HEAD, colours.page);
   let free = labels;
-  for (let c = firstColumn; c < lastColumn; c++) {
+  const end = Math.min(columns.length, Math.ceil((left + width - labels) / step));
+  const tick = TICKS.find(length => length / view.length * step >= 64) ?? 604800;
+  for (let c = Math.floor(left / step); c < end; c++) {
     const x = labels + c * step - left, start = columns[c].start;
-    const isWhole = step >= 44 || (start + offset(start)) % (columns.length * 4000 > width * 60 ? 7200 : 1800) === 0;
-    if (x < free || !isWhole) continue;
+    if (x < free || (step < 44 && (start + offset(start)) % tick)) continue;
     to.text(x, 15, time(start, step >= 44 ? view.length : 60), colours.soft, "start");
     to.rect(x, HEAD - 5, 1, 4, colours.line);
     free = x + 56;
@@ -681,8 +770,10 @@ function shortened(context, words, room) {
 function drawFine() {
   const box = $("fine"), labels = innerWidth < 640 ? 110 : 180;
   const room = box.clientWidth - labels;
-  const step = view.zoom === "fit" ? Math.max(2, room / columns.length) : +view.zoom;
-  geometry = { labels, step };
+  const step = view.zoom === "fit" ? Math.max(0.5, room / columns.length) : +view.zoom;
+  geometry = { labels, step, pixel: 1 / (devicePixelRatio || 1) };
+  $("finenote").textContent = `${caption()}. A window is ${span(grid.fine.length)}; click one for its distribution.`
+    + (step < geometry.pixel ? " A pixel has the colour of its slowest window." : "");
   const sizer = $("sizer");
   sizer.style.width = labels + columns.length * step + "px";
   sizer.style.height = HEAD + rows.length * ROW + "px";
@@ -746,7 +837,7 @@ function listenToCanvas() {
     }
     event.preventDefault();
   });
-  addEventListener("resize", () => { if (isFine()) drawFine(); });
+  new ResizeObserver(() => { if (isFine()) drawFine(); }).observe(box);
 }
 
 // MARK: Exports
@@ -814,12 +905,14 @@ function choice(name, options, value, onChange) {
   select.addEventListener("change", () => onChange(select.value));
   return el("label", {}, name, select);
 }
+let tableLengths = [];
 function controls() {
   const quantiles = [...new Set([...QUANTILES, grid.quantile])].sort((a, b) => a - b);
   const range = grid.edges[grid.edges.length - 1] - grid.edges[0];
   const lengths = [60, 300, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 604800]
     .filter(length => length > grid.length && length % grid.length === 0 && length < range);
-  const windows = [...(grid.fine ? [grid.fine.length] : []), grid.length, ...lengths];
+  tableLengths = [grid.length, ...lengths];
+  const windows = [...(grid.fine ? [grid.fine.length] : []), ...tableLengths];
   const local = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const set = (key, read = x => x) => value => { view[key] = read(value); controls(); draw(); };
   const filter = el("input", { type: "search", placeholder: "all", size: 12 });
@@ -830,7 +923,7 @@ function controls() {
     choice("Window ", windows.map(length => [length, span(length)]), view.length, set("length", Number)),
     isFine() ? choice("Column ", [["fit", "fit"], [8, "8 px"], [16, "16 px"], [52, "numbers"]], view.zoom, set("zoom")) : null,
     choice("Zone ", [...new Set([grid.tz, "UTC", local])].map(zone => [zone, zone]), view.zone, set("zone")),
-    choice("Order ", [["name", "as reported"], ["slowest", "slowest"], ["count", "most"]], view.sort, set("sort")),
+    choice("Order ", [["name", "as reported"], ["slowest", "slowest first"], ["count", "most first"]], view.sort, set("sort")),
     el("label", {}, "Group ", filter),
     el("span", { class: "exports" }, ...Object.keys(EXPORTS).map(name => {
       const button = el("button", { type: "button" }, name);
@@ -841,40 +934,105 @@ function controls() {
   const focused = [...$("tools").querySelectorAll("select,input,button")].indexOf(document.activeElement);
   $("tools").replaceChildren(...list.filter(Boolean), el("span", { id: "shown", class: "soft", role: "status" }));
   if (focused >= 0) $("tools").querySelectorAll("select,input,button")[focused]?.focus();
-  $("tools").hidden = false;
+  $("tools").hidden = !grid.rows.length;
 }
+
+// MARK: Paper
+
+/// As many columns as a page has room for, and all figures.
+const printed = { length: null, closed: [] };
+addEventListener("beforeprint", () => {
+  if (!grid?.rows.length || printed.length) return;
+  printed.length = view.length;
+  const range = grid.edges[grid.edges.length - 1] - grid.edges[0];
+  view.length = tableLengths.find(length => (isFine() || length >= view.length) && range / length <= 20)
+    ?? tableLengths[tableLengths.length - 1];
+  printed.closed = [...document.querySelectorAll("details:not([open])")];
+  for (const details of printed.closed) details.open = true;
+  draw(true);
+});
+addEventListener("afterprint", () => {
+  if (!printed.length) return;
+  view.length = printed.length;
+  printed.length = null;
+  for (const details of printed.closed) details.open = false;
+  draw(true);
+});
 
 // MARK: Beginning, and what comes later
 
 function knownZone(zone) {
   try { useZone(zone); return zone; } catch { return "UTC"; }
 }
+/// Where a cell is, by its group and its window, which may move.
+const placeOf = at => at && rows[at.row] && { group: rows[at.row].group, start: columns[at.column]?.start };
+function atPlace(place) {
+  const row = place ? rows.findIndex(r => r.group === place.group) : -1;
+  const column = place?.start === undefined ? columns.length : columns.findIndex(c => c.start === place.start);
+  return row < 0 || column < 0 ? null : { row, column };
+}
+
+let offered = "";
 function begin(header, body) {
+  const active = document.activeElement, panel = $("panel");
+  const cell = $("table").contains(active) ? position(active) : null;
+  const places = view && [selected, cell, cursor].map(placeOf);
+  const inPanel = panel.contains(active) ? [...panel.querySelectorAll("a,button")].indexOf(active) : null;
+  const scrolled = panel.scrollTop;
   grid = load(header, body);
   const isSame = view !== null;
   view ??= { quantile: grid.quantile, filter: "", sort: "name", zoom: "fit", zone: knownZone(grid.tz) };
-  if (!isSame || (view.length !== grid.length && view.length !== grid.fine?.length)) {
+  if (!isSame || (view.length !== grid.length && view.length !== grid.fine?.length
+    && (view.length < grid.length || view.length % grid.length))) {
     view.length = grid.fine ? grid.fine.length : grid.length;
   }
-  controls();
-  draw();
+  // What somebody is choosing from stays, unless there is something else to choose.
+  const choices = JSON.stringify([grid.quantile, grid.length, grid.fine?.length, grid.tz, grid.edges.length]);
+  if (choices !== offered) controls();
+  offered = choices;
+  draw(true);
+  const left = [grid.isCoarser ? `quantiles other than ${quantileName(grid.quantile)} are within `
+    + `${(errorOf(grid.scale) * 100).toFixed(1)} %` : "", grid.hasMoreTraces ? grid.traces ? "cells have one trace each"
+    : "cells have no traces" : ""].filter(Boolean);
+  $("kept").textContent = left.length ? `To keep this page small, ${left.join(", and ")}; the JSON has all.` : "";
+  $("kept").hidden = !left.length;
+  if (!isSame) return;
+  const [open, focused, walked] = places.map(atPlace);
+  if (open) show(open.row, open.column); else close();
+  panel.scrollTop = scrolled;
+  if (inPanel !== null) (panel.querySelectorAll("a,button")[inPanel] ?? panel).focus({ preventScroll: true });
+  if (focused && !isFine()) {
+    const cell = tableCell(focused.row, focused.column);
+    rove(cell);
+    cell.focus({ preventScroll: true });
+  }
+  if (walked) cursor = walked;
 }
+
 function follow(address) {
   const status = $("live"), source = new EventSource(address);
+  const clock = el("span", { "aria-hidden": "true" });
+  // Said once, not every two seconds.
+  const say = words => {
+    if (status.firstChild?.textContent !== words) status.replaceChildren(words, clock);
+  };
   source.addEventListener("grid", event => {
     const news = JSON.parse(event.data);
     $("line").textContent = news.line;
-    const open = selected && { ...selected, group: rows[selected.row].group };
+    $("headline").textContent = news.headline;
+    $("none").hidden = news.header.groups.length > 0;
     begin(news.header, news.body);
-    const row = open ? rows.findIndex(r => r.group === open.group) : -1;
-    if (row >= 0 && open.column <= columns.length) show(row, open.column);
-    status.textContent = `live, ${new Date().toLocaleTimeString()}`;
+    say("live");
+    clock.textContent = `, ${new Date().toLocaleTimeString()}`;
   });
   source.onerror = () => {
-    status.textContent = source.readyState === EventSource.CLOSED ? "live updates have ended; load the page again"
-      : "live updates are interrupted";
+    say("live updates are interrupted");
+    if (source.readyState !== EventSource.CLOSED) return;
+    // An answer other than the stream has ended it: not now, but perhaps soon.
+    source.close();
+    setTimeout(() => follow(address), 10000 + Math.random() * 10000);
   };
-  status.textContent = "live";
+  say("live");
 }
 
 readColours();
