@@ -1,5 +1,7 @@
 import EventStreams
 import Glibc
+import HummingbirdCore
+import Logging
 import NIOCore
 import OTLP
 import PushPipeline
@@ -34,8 +36,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     let connection: Connection
     /// Behind TLS: a stream cannot be sent past the channel.
     private let isSecure: Bool
-    /// Takes the connection for a general codec, whose handlers it adds after this one.
-    private let handOverChannel: (any Channel, GeneralCodec) -> Void
+    private let codecs: GeneralCodecs
     var state = State.readingHead
     var received = ByteBuffer()
     /// Bytes of an unfinished head that were looked at.
@@ -51,14 +52,13 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     var origin: String?
 
     init(
-        server: ServerCore, hubLoop: HubLoop, connection: Connection,
-        isSecure: Bool, handOver: @escaping (any Channel, GeneralCodec) -> Void
+        server: ServerCore, hubLoop: HubLoop, connection: Connection, isSecure: Bool, codecs: GeneralCodecs
     ) {
         self.isSecure = isSecure
         self.server = server
         self.hubLoop = hubLoop
         self.connection = connection
-        handOverChannel = handOver
+        self.codecs = codecs
     }
 
     // MARK: Channel events
@@ -404,12 +404,12 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     // MARK: The general codecs
 
-    private func handOver(to codec: GeneralCodec, _ context: ChannelHandlerContext) {
+    private func handOver(to codec: GeneralCodecs.Codec, _ context: ChannelHandlerContext) {
         state = .handedOver
         stopTiming()
         let bytes = received
         received = ByteBuffer()
-        handOverChannel(context.channel, codec)
+        codecs.take(context.channel, codec, connection)
         context.fireChannelRead(NIOAny(bytes))
         context.fireChannelReadComplete()
         // Answered like any other, and closed after that.
@@ -420,7 +420,36 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     }
 }
 
-/// Who takes a connection that the front door does not keep.
-enum GeneralCodec {
-    case http1, http2
+/// Takes a connection that the front door does not keep; the codec's handlers come after the door's.
+final class GeneralCodecs: Sendable {
+    enum Codec { case http1, http2 }
+
+    let server: ServerCore
+    let http1: HTTP1Channel
+    let http2: HTTP2Codec
+    let logger: Logger
+    let handOver: AsyncStream<HTTP1Channel.Value>.Continuation
+
+    init(
+        server: ServerCore, http1: HTTP1Channel, logger: Logger,
+        handOver: AsyncStream<HTTP1Channel.Value>.Continuation
+    ) {
+        self.server = server
+        self.http1 = http1
+        self.logger = logger
+        self.handOver = handOver
+        http2 = HTTP2Codec(server: server, logger: logger, handOver: handOver)
+    }
+
+    func take(_ channel: any Channel, _ codec: Codec, _ connection: Connection) {
+        switch codec {
+        case .http1:
+            try? channel.pipeline.syncOperations.addHandler(PaceWatch(server: server, connection: connection))
+            _ = channel.setOption(.allowRemoteHalfClosure, value: true)
+            let handOver = handOver
+            http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
+        case .http2:
+            do { try http2.take(channel, connection) } catch { channel.close(promise: nil) }
+        }
+    }
 }

@@ -237,10 +237,7 @@ public final class PushServer: Service {
 
     private func bind(_ host: String, _ port: Int, tls: TLSStore?) async throws -> any Channel {
         let core = core
-        let http1 = http1
-        let logger = logger
-        let handOver = ordinary.continuation
-        let http2 = HTTP2Codec(server: core, logger: logger, handOver: handOver)
+        let codecs = GeneralCodecs(server: core, http1: http1, logger: logger, handOver: ordinary.continuation)
         let hubLoops = Dictionary(
             uniqueKeysWithValues: zip(Array(loops.makeIterator()), core.hub.loops).map { loop, hubLoop in
                 (ObjectIdentifier(loop), hubLoop)
@@ -270,18 +267,7 @@ public final class PushServer: Service {
                     let pipeline = channel.pipeline.syncOperations
                     if let tls { try pipeline.addHandler(TLSHandler(store: tls, connection: connection)) }
                     let door = FrontDoor(
-                        server: core, hubLoop: hubLoop, connection: connection, isSecure: tls != nil
-                    ) { channel, codec in
-                        switch codec {
-                        case .http1:
-                            try? channel.pipeline.syncOperations.addHandler(
-                                PaceWatch(server: core, connection: connection))
-                            _ = channel.setOption(.allowRemoteHalfClosure, value: true)
-                            http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
-                        case .http2:
-                            do { try http2.take(channel, connection) } catch { channel.close(promise: nil) }
-                        }
-                    }
+                        server: core, hubLoop: hubLoop, connection: connection, isSecure: tls != nil, codecs: codecs)
                     try pipeline.addHandler(door)
                 }
             }

@@ -4,14 +4,16 @@ import PushPipeline
 /// A device's socket: the slow path of `DeviceTransport` on a channel. The fast path is the hub's own `send(2)` on the
 /// descriptor, which NIO does not see.
 final class StreamConnection: DeviceTransport {
+    // In this order it is smaller: there is one for every device.
     let descriptor: Int32
-    var probedDescriptor: Int32 { descriptor }
-    private let channel: any Channel
     private var isClosing = false
-    /// The hub's side; nil before the subscription begins.
-    var subscription: Subscription?
     /// Why the stream ends, when it is the server that ends it.
     var closeReason = CloseReason.client
+    private let channel: any Channel
+    /// The hub's side; nil before the subscription begins.
+    var subscription: Subscription?
+
+    var probedDescriptor: Int32 { descriptor }
 
     init(channel: any Channel, descriptor: Int32) {
         self.channel = channel
