@@ -19,16 +19,21 @@ struct CellSum: Sendable {
     var isEmpty: Bool { sketch.isEmpty }
 
     mutating func add(_ cell: PackedCell, withExemplars: Bool = true) {
-        for number in thresholds.indices {
-            over[number] = over[number].saturatingAdding(cell.countAbove(nanoseconds: thresholds[number]))
-        }
-        sketch.merge(cell)
-        late = late.saturatingAdding(cell.late)
-        isPart = isPart || cell.isPart
+        _ = add(cell, rank: 1)
         if withExemplars { for trace in cell.exemplars { exemplars.note(trace) } }
     }
 
-    mutating func add(_ other: CellSum) {
+    /// - Returns: the added cell's own value at a rank from 1 to its count, which comes cheap while it is read.
+    mutating func add(_ cell: PackedCell, rank: UInt64) -> UInt64 {
+        for number in thresholds.indices {
+            over[number] = over[number].saturatingAdding(cell.countAbove(nanoseconds: thresholds[number]))
+        }
+        late = late.saturatingAdding(cell.late)
+        isPart = isPart || cell.isPart
+        return sketch.merge(cell, rank: rank)
+    }
+
+    mutating func add(_ other: CellSum, withExemplars: Bool = true) {
         for number in thresholds.indices {
             let added =
                 other.thresholds.firstIndex(of: thresholds[number]).map { other.over[$0] }
@@ -38,7 +43,7 @@ struct CellSum: Sendable {
         sketch.merge(other.sketch)
         late = late.saturatingAdding(other.late)
         isPart = isPart || other.isPart
-        for trace in other.exemplars.traces { exemplars.note(trace) }
+        if withExemplars { for trace in other.exemplars.traces { exemplars.note(trace) } }
     }
 
     /// Empty again, with its memory.
@@ -53,26 +58,31 @@ struct CellSum: Sendable {
 
 extension Sketch {
     /// Reads the cell in place.
-    mutating func merge(_ cell: PackedCell) {
+    mutating func merge(_ cell: PackedCell) { _ = merge(cell, rank: 1) }
+
+    /// The same, and the cell's own value at a rank from 1 to its count.
+    mutating func merge(_ cell: PackedCell, rank: UInt64) -> UInt64 {
         if cell.isExact {
-            cell.forEachValue { insert(nanoseconds: $0) }
-            return
+            var (left, found): (UInt64, UInt64) = (rank, 0)
+            cell.forEachValue {
+                insert(nanoseconds: $0)
+                left &-= 1
+                if left == 0 { found = $0 }
+            }
+            return found
         }
         let buckets = cell.buckets()
         begin(merging: cell.count, sum: buckets.sum, max: buckets.max, shift: buckets.shift, cell.isApproximate)
         addZeros(buckets.zeros)
+        if shift == 0 { return addTokens(buckets, rank: rank) }
         var at = buckets.tokens
         var position = buckets.first
-        if buckets.shift == shift, shift == 0 {
-            let last = BucketScale.position(nanoseconds: buckets.max)
-            addTokens(&at, first: position, through: Swift.max(last, position), count: buckets.used)
-        } else {
-            for _ in 0..<buckets.used {
-                let token = PackedCell.next(&at)
-                position += token.gap
-                add(token.count, at: BucketScale.coarser(position, from: buckets.shift, to: shift))
-            }
+        for _ in 0..<buckets.used {
+            let token = PackedCell.next(&at)
+            position += token.gap
+            add(token.count, at: BucketScale.coarser(position, from: buckets.shift, to: shift))
         }
+        return cell.value(atRank: rank)
     }
 }
 

@@ -29,8 +29,6 @@ extension HeatmapGrid {
         /// Nil unless the query compares, and where there is nothing to compare with.
         public internal(set) var change: Change?
         let content: Content
-        /// Whose traces these are, where the content does not have them: looked through only when somebody asks.
-        var tracesOf: [Cell?] = []
         let totals: [StageTotal]
         private let quantile: Double
         private let sloNano: UInt64
@@ -39,24 +37,18 @@ extension HeatmapGrid {
     /// Where a cell's latencies are: in a window of the engine, shared with it, or added up from several.
     enum Content: @unchecked Sendable {  // a packed plane never changes
         case packed(PackedCell, PackedPlane)
-        case sum(CellSum)
+        case sum(Summed)
+    }
 
-        mutating func add(_ cell: PackedCell, thresholds: [UInt64]) {
-            var sum = summed(thresholds)
-            // So that the sum is not copied when it is written to.
-            self = .sum(CellSum())
-            sum.add(cell)
-            self = .sum(sum)
-        }
+    /// A sum that is shared by all copies of its cell: most cells have none, and are small.
+    final class Summed: Sendable {
+        let cells: CellSum
+        /// Whose traces these are, where the sum does not have them: looked through only when somebody asks.
+        let tracesOf: [Cell?]
 
-        func summed(_ thresholds: [UInt64]) -> CellSum {
-            switch self {
-            case .sum(let sum): return sum
-            case .packed(let cell, _):
-                var sum = CellSum(thresholds: thresholds)
-                sum.add(cell)
-                return sum
-            }
+        init(_ cells: CellSum, tracesOf: [Cell?] = []) {
+            self.cells = cells
+            self.tracesOf = tracesOf
         }
     }
 
@@ -83,25 +75,38 @@ extension HeatmapGrid {
 }
 
 extension HeatmapGrid.Cell {
+    /// A window's cell; nil when there are no latencies.
+    ///
+    /// - Parameter total: what they are added to, without their traces. Both take one pass over them.
+    init?(
+        _ cell: PackedCell, of plane: PackedPlane, addedTo total: inout CellSum, isOpen: Bool,
+        totals: [HeatmapGrid.StageTotal], _ measure: HeatmapGrid.Measure
+    ) {
+        guard let rank = Sketch.rank(measure.quantile, of: cell.count) else { return nil }
+        self.init(
+            .packed(cell, plane), count: cell.count, late: cell.late, total.add(cell, rank: rank), isOpen: isOpen,
+            totals: totals, measure)
+    }
+
     /// Nil when there are no latencies.
     init?(
-        _ content: HeatmapGrid.Content, isOpen: Bool, totals: [HeatmapGrid.StageTotal], _ measure: HeatmapGrid.Measure
+        _ sum: CellSum, tracesOf: [Self?] = [], isOpen: Bool, totals: [HeatmapGrid.StageTotal],
+        _ measure: HeatmapGrid.Measure
     ) {
-        let value: UInt64?
-        switch content {
-        case .packed(let cell, _):
-            (count, late) = (cell.count, cell.late)
-            value = cell.quantile(measure.quantile)
-        case .sum(let sum):
-            (count, late) = (sum.sketch.count, sum.late)
-            value = sum.sketch.quantile(measure.quantile)
-        }
-        guard let value else { return nil }
+        guard let value = sum.sketch.quantile(measure.quantile) else { return nil }
+        self.init(
+            .sum(HeatmapGrid.Summed(sum, tracesOf: tracesOf)), count: sum.sketch.count, late: sum.late, value,
+            isOpen: isOpen, totals: totals, measure)
+    }
+
+    private init(
+        _ content: HeatmapGrid.Content, count: UInt64, late: UInt64, _ value: UInt64, isOpen: Bool,
+        totals: [HeatmapGrid.StageTotal], _ measure: HeatmapGrid.Measure
+    ) {
+        (self.content, self.count, self.late, self.totals) = (content, count, late, totals)
         quantileNano = value
         level = measure.level(value)
         state = late > 0 ? .revised : isOpen ? .open : .final
-        self.content = content
-        self.totals = totals
         quantile = measure.quantile
         sloNano = measure.sloNano
     }
@@ -109,7 +114,7 @@ extension HeatmapGrid.Cell {
     /// All of the latencies.
     public var sketch: Sketch {
         switch content {
-        case .sum(let sum): return sum.sketch
+        case .sum(let sum): return sum.cells.sketch
         case .packed(let cell, _):
             var sketch = Sketch()
             sketch.merge(cell)
@@ -119,27 +124,25 @@ extension HeatmapGrid.Cell {
 
     public var maxNano: UInt64 {
         switch content {
-        case .sum(let sum): sum.sketch.max
+        case .sum(let sum): sum.cells.sketch.max
         case .packed(let cell, _): cell.sumAndMax.max
         }
     }
 
     public var overSLO: UInt64 {
         switch content {
-        case .sum(let sum): sum.over.first ?? sum.sketch.countAbove(nanoseconds: sloNano)
+        case .sum(let sum): sum.cells.over.first ?? sum.cells.sketch.countAbove(nanoseconds: sloNano)
         case .packed(let cell, _): cell.countAbove(nanoseconds: sloNano)
         }
     }
 
     /// Traces to look at, slowest first: the slowest, and some near the high percentiles.
     public var slowest: [SlowTrace] {
-        if !tracesOf.isEmpty {
-            var all = Exemplars()
-            for case let cell? in tracesOf { for trace in cell.slowest { all.note(trace) } }
-            return all.traces
-        }
         switch content {
-        case .sum(let sum): return sum.exemplars.traces
+        case .sum(let sum):
+            var all = sum.cells.exemplars
+            for case let cell? in sum.tracesOf { for trace in cell.slowest { all.note(trace) } }
+            return all.traces
         case .packed(let cell, _): return cell.exemplars
         }
     }
@@ -162,7 +165,7 @@ extension HeatmapGrid.Cell {
     /// Between which latencies the quantile of the whole lies with 95 %; nil when there are too few to say.
     public var interval: (lower: UInt64, upper: UInt64)? {
         switch content {
-        case .sum(let sum): sum.sketch.quantileInterval(quantile)
+        case .sum(let sum): sum.cells.sketch.quantileInterval(quantile)
         case .packed(let cell, _): cell.quantileInterval(quantile)
         }
     }
@@ -170,7 +173,7 @@ extension HeatmapGrid.Cell {
     /// Largest relative error of the quantile.
     public var relativeError: Double {
         switch content {
-        case .sum(let sum): sum.sketch.relativeError
+        case .sum(let sum): sum.cells.sketch.relativeError
         case .packed(let cell, _): cell.relativeError
         }
     }
@@ -182,7 +185,7 @@ extension HeatmapGrid.Cell {
 
     private func value(_ quantile: Double) -> UInt64 {
         switch content {
-        case .sum(let sum): sum.sketch.quantile(quantile) ?? 0
+        case .sum(let sum): sum.cells.sketch.quantile(quantile) ?? 0
         case .packed(let cell, _): cell.quantile(quantile) ?? 0
         }
     }
@@ -195,11 +198,11 @@ extension HeatmapGrid.Cell {
         for cell in cells {
             switch cell.content {
             case .packed(let packed, _): sum.add(packed)
-            case .sum(let other): sum.add(other)
+            case .sum(let other): sum.add(other.cells)
             }
             totals.add(cell.totals)
         }
-        return Self(.sum(sum), isOpen: cells.contains { $0.state == .open }, totals: totals, measure)
+        return Self(sum, isOpen: cells.contains { $0.state == .open }, totals: totals, measure)
     }
 }
 

@@ -35,10 +35,10 @@ struct PackedCell {
     /// After flags, count and late.
     private let body: UnsafePointer<UInt8>
     /// The plane's.
-    private let thresholds: [UInt64]
+    private let thresholds: UnsafeBufferPointer<UInt64>
 
     @inline(__always)
-    init(key: UInt64, start: UnsafePointer<UInt8>, thresholds: [UInt64]) {
+    init(key: UInt64, start: UnsafePointer<UInt8>, thresholds: UnsafeBufferPointer<UInt64>) {
         var at = start
         group = Int(key >> 6)
         stage = Int(key & 63)
@@ -97,8 +97,10 @@ struct PackedCell {
         at += 1
         var gap = Int(token >> 5)
         var count = UInt64(token & 31)
-        if gap == 0 { gap = Int(varint(&at)) }
-        if count == 0 { count = varint(&at) }
+        if gap == 0 || count == 0 {
+            if gap == 0 { gap = Int(varint(&at)) }
+            if count == 0 { count = varint(&at) }
+        }
         return (gap, count)
     }
 
@@ -205,7 +207,7 @@ struct PackedCell {
             return 0
         }
         if flags & Flag.counters != 0, let number = thresholds.firstIndex(of: threshold) {
-            return withCounters { $0[number] }
+            return counter(number)
         }
         var above: UInt64 = 0
         let shift = buckets().shift
@@ -217,14 +219,11 @@ struct PackedCell {
         return above
     }
 
-    private func withCounters<T>(_ body: (UnsafeBufferPointer<UInt64>) -> T) -> T {
-        var at = self.body
+    private func counter(_ number: Int) -> UInt64 {
+        var at = body
         if flags & Flag.shift != 0 { at += 1 }
-        for _ in 0..<3 { _ = Self.varint(&at) }
-        return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Swift.max(thresholds.count, 1)) { counters in
-            for number in thresholds.indices { counters[number] = Self.varint(&at) }
-            return body(UnsafeBufferPointer(rebasing: counters[..<thresholds.count]))
-        }
+        for _ in 0..<(3 + number) { _ = Self.varint(&at) }
+        return Self.varint(&at)
     }
 
     /// Ascending; position 0 is for zeros. Only for cells of buckets; positions are at the cell's own shift.

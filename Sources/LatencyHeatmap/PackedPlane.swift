@@ -8,6 +8,8 @@ final class PackedPlane: @unchecked Sendable {  // never written after `init`
     let end: Int64
     /// What the cells' counters of slow latencies count by, in nanoseconds.
     let thresholds: [UInt64]
+    /// The same, for cells that are read in place.
+    let thresholdValues: UnsafeBufferPointer<UInt64>
     let cellCount: Int
     /// The cells, one after the other, by group, then stage.
     let bytes: UnsafeRawBufferPointer
@@ -21,12 +23,18 @@ final class PackedPlane: @unchecked Sendable {  // never written after `init`
         self.start = start
         self.end = end
         self.thresholds = thresholds
+        let values = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: thresholds.count)
+        _ = values.initialize(from: thresholds)
+        thresholdValues = UnsafeBufferPointer(values)
         self.cellCount = cellCount
         self.bytes = bytes
         self.free = free
     }
 
-    deinit { free(bytes) }
+    deinit {
+        free(bytes)
+        thresholdValues.deallocate()
+    }
 
     /// What it takes in memory.
     var byteCount: Int { bytes.count + 128 }
@@ -37,14 +45,14 @@ final class PackedPlane: @unchecked Sendable {  // never written after `init`
 /// Goes through a plane's cells, by group, then stage.
 struct PackedCells {
     private let plane: PackedPlane
-    private let thresholds: [UInt64]
+    private let thresholds: UnsafeBufferPointer<UInt64>
     private var at: UnsafePointer<UInt8>
     private let end: UnsafePointer<UInt8>
     private var key: UInt64 = 0
 
     init(_ plane: PackedPlane) {
         self.plane = plane
-        thresholds = plane.thresholds
+        thresholds = plane.thresholdValues
         let start = plane.bytes.assumingMemoryBound(to: UInt8.self).baseAddress ?? PackedCells.nowhere
         at = start
         end = start + plane.bytes.count

@@ -23,7 +23,7 @@ enum PlaneMerge {
                 for index in having {
                     guard let start = heads[index]?.bytes.baseAddress else { continue }
                     sum.add(
-                        PackedCell(key: key, start: start, thresholds: planes[index].thresholds),
+                        PackedCell(key: key, start: start, thresholds: planes[index].thresholdValues),
                         withExemplars: withExemplars)
                 }
                 if shift > 0 { sum.sketch.coarsen(to: shift) }

@@ -61,41 +61,42 @@ struct PlaneWriter: ~Copyable {
         if buckets.shift != 0 { flags |= PackedCell.Flag.shift }
         if buckets.isApproximate { flags |= PackedCell.Flag.approximate }
         if !buckets.counters.isEmpty { flags |= PackedCell.Flag.counters }
-        var used = 0
-        var first = -1
-        for index in 0..<counts.count where counts[index] > 0 {
-            if first < 0 { first = index }
-            used += 1
-        }
-        let length = begin(head, flags: flags, room: 80 + buckets.counters.count * 10 + used * 12)
-        if buckets.shift != 0 { byte(UInt8(buckets.shift)) }
-        put(buckets.sum)
-        put(buckets.max)
-        put(buckets.zeros)
-        for counter in buckets.counters { put(counter) }
-        put(UInt64(used))
-        put(UInt64(used > 0 ? firstPosition + first : 0))
-        if used > 0 {
-            var before = first
-            for index in first..<counts.count where counts[index] > 0 {
-                let gap = index - before
-                before = index
-                let inBucket = UInt64(counts[index])
+        withUnsafeTemporaryAllocation(of: Int32.self, capacity: counts.count) { room in
+            // Without a branch: which buckets have any is anybody's guess.
+            var found = 0
+            for index in 0..<counts.count {
+                room[found] = Int32(truncatingIfNeeded: index)
+                found &+= counts[index] > 0 ? 1 : 0
+            }
+            let used = UnsafeBufferPointer(rebasing: room[..<found])
+            let length = begin(head, flags: flags, room: 80 + buckets.counters.count * 10 + used.count * 12)
+            if buckets.shift != 0 { byte(UInt8(buckets.shift)) }
+            put(buckets.sum)
+            put(buckets.max)
+            put(buckets.zeros)
+            for counter in buckets.counters { put(counter) }
+            put(UInt64(used.count))
+            put(UInt64(used.first.map { firstPosition + Int($0) } ?? 0))
+            var before = Int(used.first ?? 0)
+            for index in used {
+                let gap = Int(index) - before
+                before = Int(index)
+                let inBucket = UInt64(counts[Int(index)])
                 let isShortGap = gap > 0 && gap < 8
                 let isShortCount = inBucket < 32
                 byte(UInt8(isShortGap ? gap << 5 : 0) | UInt8(isShortCount ? inBucket : 0))
                 if !isShortGap { put(UInt64(gap)) }
                 if !isShortCount { put(inBucket) }
             }
-        }
-        if !head.exemplars.isEmpty {
-            byte(UInt8(head.exemplars.count))
-            for exemplar in head.exemplars {
-                id(exemplar)
-                put(exemplar.latencyNano)
+            if !head.exemplars.isEmpty {
+                byte(UInt8(head.exemplars.count))
+                for exemplar in head.exemplars {
+                    id(exemplar)
+                    put(exemplar.latencyNano)
+                }
             }
+            finish(length)
         }
-        finish(length)
     }
 
     /// A cell as it stands in another plane with the same thresholds.

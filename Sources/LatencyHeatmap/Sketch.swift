@@ -136,19 +136,44 @@ public struct Sketch: Sendable, Equatable {
         counts[slot] = counts[slot].saturatingAdding(added)
     }
 
-    /// Buckets of scale 6 as a packed cell has them; none is beyond `last`.
-    mutating func addTokens(_ at: inout UnsafePointer<UInt8>, first: Int, through last: Int, count used: Int) {
-        guard used > 0 else { return }
-        if counts.isEmpty || first < firstPosition || last >= firstPosition + counts.count {
+    /// Buckets of scale 6 as a packed cell has them.
+    ///
+    /// - Returns: the added buckets' own value at a rank from 1.
+    mutating func addTokens(_ buckets: PackedCell.Buckets, rank: UInt64) -> UInt64 {
+        let first = buckets.first
+        // The largest latency's is the last of them.
+        let last = Swift.max(BucketScale.position(nanoseconds: buckets.max), first)
+        if buckets.used > 0, counts.isEmpty || first < firstPosition || last >= firstPosition + counts.count {
             reserve(first, through: last)
         }
-        counts.withUnsafeMutableBufferPointer { counts in
-            var slot = first - firstPosition
-            for _ in 0..<used {
+        if buckets.used == 0 { return buckets.zeros >= rank ? 0 : buckets.max }
+        return counts.withUnsafeMutableBufferPointer { counts in
+            let counts = counts
+            var at = buckets.tokens
+            var slot = first &- firstPosition
+            var left = buckets.used
+            /// How many more values there are up to the rank; the first bucket that has more than these has the value.
+            var before = buckets.zeros < rank ? rank &- 1 &- buckets.zeros : .max
+            var found = -1
+            repeat {
                 let token = PackedCell.next(&at)
                 slot &+= token.gap
                 counts[slot] = counts[slot].saturatingAdding(token.count)
+                left &-= 1
+                if before < token.count {
+                    found = slot
+                    break
+                }
+                before &-= token.count
+            } while left > 0
+            while left > 0 {
+                let token = PackedCell.next(&at)
+                slot &+= token.gap
+                counts[slot] = counts[slot].saturatingAdding(token.count)
+                left &-= 1
             }
+            if buckets.zeros >= rank { return 0 }
+            return found >= 0 ? Swift.min(BucketScale.representative(found &+ firstPosition), buckets.max) : buckets.max
         }
     }
 
