@@ -1,9 +1,23 @@
 import OTLP
 import Synchronization
 
-/// A group of devices, known to one engine.
+/// A group of devices, known to one engine for as long as it is held, whatever becomes of the group's windows.
 public struct GroupID: Hashable, Sendable {
-    let index: Int
+    let own: OwnGroup
+
+    public static func == (a: GroupID, b: GroupID) -> Bool { a.own.names == b.own.names }
+    public func hash(into hasher: inout Hasher) { hasher.combine(own.names) }
+}
+
+/// What a group of this process's own is called, and the numbers that its names had when they were last looked up.
+final class OwnGroup: @unchecked Sendable {  // `numbers` and `reclaims` are guarded by the engine's lock
+    /// In each view; nil where it is not counted.
+    let names: [String?]
+    /// In each view, or -1.
+    var numbers: [Int32] = []
+    var reclaims = -1
+
+    init(names: [String?]) { self.names = names }
 }
 
 /// A stage of the pipeline, known to one engine.
@@ -86,29 +100,25 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     public func group(
         _ name: String, attributes: [(key: String, value: String)] = [], prefix: String = ""
     ) -> GroupID {
-        let key = "\(prefix)\u{1F}\(name)" + attributes.map { "\u{1F}\($0.key)\u{1F}\($0.value)" }.joined()
-        return locked { state in
-            if let known = state.ownGroupIndices[key] { return GroupID(index: known) }
-            let isFull = state.ownGroups.count >= 2 * configuration.maxGroups
-            let numbers = state.views.enumerated().map { position, view -> Int32 in
-                if isFull { return 0 }
-                if position == 0 { return Int32(view.groups.number(prefix + name)) }
-                let values = view.view.attributes.compactMap { wanted in
-                    attributes.first { $0.key == wanted }?.value
-                }
-                guard values.count == view.view.attributes.count else { return -1 }
-                return Int32(view.groups.number(prefix + HeatmapView.name(ofValues: values)))
-            }
-            if isFull {
-                // One index for all that found no room.
-                if let shared = state.ownGroupIndices[""] { return GroupID(index: shared) }
-                state.ownGroupIndices[""] = state.ownGroups.count
-            } else {
-                state.ownGroupIndices[key] = state.ownGroups.count
-            }
-            state.ownGroups.append(numbers)
-            return GroupID(index: state.ownGroups.count - 1)
+        let names = views.enumerated().map { position, view -> String? in
+            if position == 0 { return prefix + name }
+            let values = view.attributes.compactMap { wanted in attributes.first { $0.key == wanted }?.value }
+            return values.count == view.attributes.count ? prefix + HeatmapView.name(ofValues: values) : nil
         }
+        let own = OwnGroup(names: names)
+        locked { state in _ = numbers(of: own, state) }
+        return GroupID(own: own)
+    }
+
+    /// Looked up anew when names have given up their numbers since.
+    private func numbers(of own: OwnGroup, _ state: HeatmapState) -> [Int32] {
+        if own.reclaims != state.reclaims {
+            own.numbers = zip(own.names, state.views).map { name, view in
+                name.map { Int32(view.groups.number($0)) } ?? -1
+            }
+            own.reclaims = state.reclaims
+        }
+        return own.numbers
     }
 
     public func stage(_ name: String) -> StageID { StageID(number: locked { $0.stages.number(name) }) }
@@ -168,11 +178,12 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         locked { state in
             state.nowUnixNano = now
             var isCounted = false
-            let numbers = state.ownGroups[group.index]
+            let numbers = numbers(of: group.own, state)
             for position in numbers.indices where numbers[position] >= 0 {
                 let view = state.views[position]
                 guard case .success(let plane) = plane(&state, view, endUnixNano),
-                    let cell = cell(&state, plane, group: Int(numbers[position]), stage: stage.number)
+                    let cell = cell(
+                        view, plane, group: Int(numbers[position]), stage: stage.number, isShort: state.isShort)
                 else { continue }
                 body(plane, cell)
                 note(&state, view, plane, cell, group: Int(numbers[position]), count, isFirst: position == 0)
@@ -256,10 +267,12 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
     /// Nil when there is none and memory is short.
     @inline(__always)
     func cell(
-        _ state: inout HeatmapState, _ plane: OpenPlane, group: Int, stage: Int
+        _ view: ViewState, _ plane: OpenPlane, group: Int, stage: Int, isShort: Bool
     ) -> UnsafeMutablePointer<OpenCell>? {
         if let cell = plane.find(group: group, stage: stage) { return cell }
-        return state.isShort ? nil : plane.add(group: group, stage: stage)
+        if isShort { return nil }
+        view.groups.use(group, until: plane.end)
+        return plane.add(group: group, stage: stage)
     }
 
     // MARK: What is there
@@ -283,8 +296,8 @@ public final class HeatmapEngine: @unchecked Sendable {  // `state` is guarded b
         locked { $0.views.reduce(0) { $1.slots.values.reduce($0) { $0 + figure($1) } } }
     }
 
-    /// Groups that have been seen in the first view, without `(other)`.
-    public var groupCount: Int { locked { $0.views[0].groups.names.count - 1 } }
+    /// Groups of the first view, without `(other)`: those that have cells, and some that had.
+    public var groupCount: Int { locked { $0.views[0].groups.used } }
 
     /// The grid that the query asks for. Copies what it needs, one window at a time, and merges outside the lock.
     public func snapshot(query: HeatmapQuery) throws(HeatmapError) -> HeatmapGrid {

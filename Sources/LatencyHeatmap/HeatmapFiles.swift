@@ -5,6 +5,9 @@ import Glibc
 ///     every file:  magic, 8 bytes | records
 ///     record:      length of the payload, 4 bytes | its CRC-32C, 4 bytes | payload
 ///     name:        view, 8 bytes (0 for stages) | number, 4 bytes | UTF-8
+///     name whose number another name had before, bit 31 of the number set; empty when no name has it:
+///                  view, 8 bytes | number, 4 bytes | sequence number, 8 bytes | UTF-8
+///                  cells of that number in records before that sequence number are not its own
 ///     cells:       sequence number, 8 bytes | view, 8 bytes | start and end in seconds since 1970, 8 bytes each
 ///                  | number of cells, 4 bytes | number of thresholds, 1 byte | of each its nanoseconds, 8 bytes
 ///                  | the cells as `PackedCell` describes them
@@ -45,6 +48,36 @@ enum HeatmapFiles {
             bytes.storeBytes(of: UInt32(length).littleEndian, toByteOffset: start, as: UInt32.self)
             bytes.storeBytes(of: crc.littleEndian, toByteOffset: start + 4, as: UInt32.self)
         }
+    }
+
+    /// A name's record, as it is read.
+    struct Name {
+        let view: UInt64
+        let number: Int
+        /// Nil for a number that no other name had before.
+        let since: UInt64?
+        let text: UnsafeRawBufferPointer
+    }
+
+    static func name(_ text: String, view: UInt64, number: Int, since: UInt64?, to bytes: inout [UInt8]) {
+        record(to: &bytes) { bytes in
+            append(view, to: &bytes)
+            append(UInt32(number) | (since == nil ? 0 : 1 << 31), to: &bytes)
+            if let since { append(since, to: &bytes) }
+            bytes.append(contentsOf: text.utf8)
+        }
+    }
+
+    static func readName(_ payload: UnsafeRawBufferPointer) -> Name? {
+        guard payload.count >= 12 else { return nil }
+        let number = UInt32(littleEndian: payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
+        let isReused = number >> 31 == 1
+        guard payload.count >= (isReused ? 20 : 12) else { return nil }
+        return Name(
+            view: UInt64(littleEndian: payload.loadUnaligned(as: UInt64.self)), number: Int(number & ~(1 << 31)),
+            since: isReused
+                ? UInt64(littleEndian: payload.loadUnaligned(fromByteOffset: 12, as: UInt64.self)) : nil,
+            text: UnsafeRawBufferPointer(rebasing: payload[(isReused ? 20 : 12)...]))
     }
 
     static func cells(_ plane: PackedPlane, view: UInt64, sequence: UInt64, to bytes: inout [UInt8]) {
@@ -179,6 +212,12 @@ enum SystemFile {
 
     static func unmap(_ bytes: UnsafeRawBufferPointer) {
         munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
+    }
+
+    /// In bytes; nil when it cannot be read.
+    static func size(_ path: String) -> Int? {
+        var status = stat()
+        return stat(path, &status) == 0 ? Int(status.st_size) : nil
     }
 
     static func syncDirectory(_ path: String) {

@@ -127,7 +127,7 @@ extension HeatmapEngine {
             }
             guard case .success(let plane) = plane(&state, view, histogram.timeUnixNano) else { return .expired }
             let group = view.groups.number(groupPrefix + name)
-            guard let cell = cell(&state, plane, group: group, stage: stage) else {
+            guard let cell = cell(view, plane, group: group, stage: stage, isShort: state.isShort) else {
                 if position == 0 { return .memory }
                 continue
             }

@@ -50,11 +50,18 @@ extension HeatmapEngine {
     /// - Parameter stages: what is needed of the windows that are still being written; bit s for stage s. Those that are
     ///   packed come as they are.
     func read(view: Int = 0, from: Int64 = .min, until: Int64 = .max, stages: UInt64 = .max) -> HeatmapReading {
-        let (slots, latest) = locked { state in
+        while true {
+            // Again when names have given up their numbers meanwhile: then some cells may go by old ones. That is rare.
+            if let reading = attemptRead(view, from, until, stages) { return reading }
+        }
+    }
+
+    private func attemptRead(_ view: Int, _ from: Int64, _ until: Int64, _ stages: UInt64) -> HeatmapReading? {
+        let (slots, latest, reclaims) = locked { state in
             (
                 state.views[view].slots.values.filter { $0.end > from && $0.start < until }
                     .sorted { $0.start < $1.start },
-                state.latestUnixNano
+                state.latestUnixNano, state.reclaims
             )
         }
         let planes = slots.compactMap { slot -> PackedPlane? in
@@ -67,7 +74,8 @@ extension HeatmapEngine {
                 : PlaneMerge.merge(parts, start: slot.start, end: slot.end, thresholds: thresholds)
         }
         return locked { state in
-            HeatmapReading(
+            guard state.reclaims == reclaims else { return nil }
+            return HeatmapReading(
                 view: views[view], windows: planes.filter { $0.cellCount > 0 },
                 groupNames: state.views[view].groups.names, stageNames: state.stages.names,
                 nowUnixNano: configuration.lateness == nil ? latest : configuration.now(),

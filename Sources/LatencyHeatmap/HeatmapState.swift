@@ -12,9 +12,8 @@ struct HeatmapState {
     var latestUnixNano: UInt64 = 0
     /// Read once for each call, not for each latency.
     var nowUnixNano: UInt64 = 0
-    /// Groups of this process's own: for each view its number, or -1.
-    var ownGroups: [[Int32]] = []
-    var ownGroupIndices: [String: Int] = [:]
+    /// How often names have given up their numbers.
+    var reclaims = 0
     /// Bytes of the packed planes, as they were counted last.
     var packedBytes = 0
     /// Of the first view, what has been taken out of windows and is not in the totals yet.

@@ -18,9 +18,7 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
     let directory: String
     /// Of the views, in the engine's order.
     private let views: [UInt64]
-    private var names: AppendFile?
-    /// How many names of each view, and then of the stages, are in the file.
-    private var savedNames: [Int]
+    private var names: StoredNames
     private var journal: AppendFile?
     private var journalNumber = 0
     /// As `journalBytes`; smaller in tests.
@@ -34,7 +32,7 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
     init(directory: String, views: [HeatmapView]) throws(HeatmapError) {
         self.directory = directory
         self.views = views.map(HeatmapFiles.identity)
-        savedNames = Array(repeating: 1, count: views.count + 1)
+        names = StoredNames(path: directory + "/names", views: self.views)
         guard mkdir(directory, 0o700) == 0 || errno == EEXIST, HeatmapStore.isUsable(directory) else {
             throw HeatmapError(
                 code: .storage,
@@ -101,7 +99,7 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
             }
         }
         // Names first: cells mean nothing without them.
-        guard saveNames(engine) else {
+        guard names.save(engine) else {
             status.failures += 1
             return false
         }
@@ -114,35 +112,9 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
         return true
     }
 
-    private func saveNames(_ engine: HeatmapEngine) -> Bool {
-        let all = engine.locked { state in
-            state.views.map(\.groups.names) + [state.stages.names]
-        }
-        var bytes: [UInt8] = []
-        for (table, names) in all.enumerated() where names.count > savedNames[table] {
-            for number in savedNames[table]..<names.count {
-                HeatmapFiles.record(to: &bytes) { bytes in
-                    HeatmapFiles.append(table < views.count ? views[table] : 0, to: &bytes)
-                    HeatmapFiles.append(UInt32(number), to: &bytes)
-                    bytes.append(contentsOf: names[number].utf8)
-                }
-            }
-        }
-        guard !bytes.isEmpty else { return true }
-        if names == nil { names = AppendFile(path: path("names"), keeping: nil) }
-        let before = names?.byteCount ?? 0
-        guard names?.append(bytes) == true else {
-            // What was written in part is cut off when it is written again.
-            names = AppendFile(path: path("names"), keeping: before)
-            return false
-        }
-        for (table, names) in all.enumerated() { savedNames[table] = names.count }
-        return true
-    }
-
     /// Keeps a packed window, and what had been written of it before no longer counts.
     func write(view: Int, _ slot: WindowSlot, from engine: HeatmapEngine) {
-        guard let plane = engine.locked({ _ in slot.packed }), saveNames(engine), names?.sync() ?? true else {
+        guard let plane = engine.locked({ _ in slot.packed }), names.save(engine), names.sync() else {
             status.failures += 1
             return
         }
@@ -159,11 +131,19 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
 
     func remove(view: Int, _ slot: WindowSlot) { unlink(windowPath(view, slot.start, slot.end)) }
 
+    /// From the next record on these numbers may be other groups'.
+    func free(_ numbers: [Int], view: Int) {
+        sequence += 1
+        names.free(numbers, view: view, before: sequence)
+    }
+
     // MARK: Recovery
 
     /// Reads everything back into an engine that has counted nothing yet.
     func recover(into engine: HeatmapEngine) {
-        recoverNames(engine)
+        let named = names.recover(into: engine)
+        status.damagedBytes += UInt64(named.damagedBytes)
+        sequence = named.sequence
         let counts = engine.locked { state in
             (groups: state.views.map { $0.groups.names.count }, stages: state.stages.names.count)
         }
@@ -182,6 +162,8 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
             for view in state.views {
                 for slot in view.slots.values {
                     status.recoveredWindows += 1
+                    var cells = slot.packed?.cells
+                    while let key = cells?.nextRaw()?.key { view.groups.use(Int(key >> 6), until: slot.end) }
                     state.latestUnixNano = max(state.latestUnixNano, OpenPlane.nanoseconds(slot.start))
                     // Where a coarser window is, the finer tiers have nothing before its end.
                     for tier in 0..<slot.tier { state.borders[tier] = max(state.borders[tier], slot.end) }
@@ -193,29 +175,6 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
 
     private static func journalNumber(_ name: String) -> Int? {
         name.hasPrefix("journal-") ? Int(name.dropFirst(8)) : nil
-    }
-
-    private func recoverNames(_ engine: HeatmapEngine) {
-        guard let bytes = SystemFile.map(path("names")) else { return }
-        defer { SystemFile.unmap(bytes) }
-        let whole = HeatmapFiles.forEachRecord(bytes) { payload in
-            guard payload.count >= 12 else { return false }
-            let view = UInt64(littleEndian: payload.loadUnaligned(as: UInt64.self))
-            let number = Int(UInt32(littleEndian: payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self)))
-            // A view that is no longer in the settings.
-            guard view == 0 || views.contains(view) else { return true }
-            let name = UnsafeRawBufferPointer(rebasing: payload[12...])
-            return engine.locked { state in
-                let table = views.firstIndex(of: view).map { state.views[$0].groups } ?? state.stages
-                return table.restore(name, number: number)
-            }
-        }
-        status.damagedBytes += UInt64(bytes.count - whole)
-        names = AppendFile(path: path("names"), keeping: whole)
-        engine.locked { state in
-            for (table, view) in state.views.enumerated() { savedNames[table] = view.groups.names.count }
-            savedNames[views.count] = state.stages.names.count
-        }
     }
 
     private func recoverWindow(
@@ -240,9 +199,10 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
             return
         }
         sequence = max(sequence, found.sequence)
+        let plane = names.own(found, view: position)
         engine.locked { state in
-            let slot = WindowSlot(start: found.plane.start, end: found.plane.end, tier: tier)
-            slot.packed = found.plane
+            let slot = WindowSlot(start: plane.start, end: plane.end, tier: tier)
+            slot.packed = plane
             slot.sequence = found.sequence
             slot.isStored = true
             // A finer window that starts at the same second would stand in its place.
@@ -298,7 +258,7 @@ final class HeatmapStore: @unchecked Sendable {  // guarded by the engine's `upk
                 else { return Self.isForeign(payload, groupCount) }
                 sequence = max(sequence, cells.sequence)
                 guard let position = views.firstIndex(of: cells.view) else { return true }
-                let plane = cells.plane
+                let plane = names.own(cells, view: position)
                 let isIncluded = engine.locked { state in
                     state.views[position].slots.values.contains {
                         $0.start <= plane.start && plane.end <= $0.end

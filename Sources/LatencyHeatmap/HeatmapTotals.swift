@@ -1,7 +1,7 @@
 import Synchronization
 
 /// All latencies of one group and stage since the engine was made, whatever windows they are in. It only grows: what comes
-/// late is in it, and what is forgotten stays in it.
+/// late is in it, and what is forgotten stays in it, until the group itself is forgotten to make room for others.
 public struct HeatmapTotal: Sendable {
     public let group: String
     public let stage: String
@@ -51,7 +51,7 @@ extension HeatmapEngine {
         }
     }
 
-    private func add(_ closed: [OpenPlane], to sum: inout PackedPlane?) {
+    func add(_ closed: [OpenPlane], to sum: inout PackedPlane?) {
         guard !closed.isEmpty else { return }
         sum = PlaneMerge.merge(
             [sum].compactMap(\.self) + closed.map { $0.packed() }, start: 0, end: 1, thresholds: [],

@@ -19,8 +19,29 @@ extension HeatmapEngine {
                 for tier in plan.tiers.indices.dropLast() { rollUp(position, tier, now: second, store) }
             }
             keepWithinMemory(store)
+            reclaimNames(store)
         }
         addClosedToTotals()
+    }
+
+    /// Groups that no window has any more make room for new ones, when little is left; their totals go with them.
+    private func reclaimNames(_ store: HeatmapStore?) {
+        runningTotals.sum.withLock { sum in
+            let (freed, closed) = locked { state in
+                let freed = state.views.map { $0.groups.reclaim(oldest: $0.slots.keys.min() ?? .max) }
+                if store == nil { for view in state.views { view.groups.forgetChanged(view.groups.changed.count) } }
+                guard freed.contains(where: { !$0.isEmpty }) else { return (freed, [OpenPlane]()) }
+                state.reclaims += 1
+                // Of what has been taken out of windows nothing may stay behind that goes by the old numbers.
+                defer { state.closed = [] }
+                return (freed, state.closed)
+            }
+            for (view, numbers) in freed.enumerated() where !numbers.isEmpty { store?.free(numbers, view: view) }
+            add(closed, to: &sum)
+            if let whole = sum, let gone = freed.first.map(Set.init), !gone.isEmpty {
+                sum = whole.without { gone.contains(Int($0 >> 6)) }
+            }
+        }
     }
 
     private func forget(_ position: Int, _ store: HeatmapStore?) {

@@ -1,7 +1,8 @@
 import CPrefetch
 import OTLP
 
-/// Names that get small numbers in the order in which they appear, up to a limit; the rest share number 0.
+/// Names that get small numbers in the order in which they appear, up to a limit; the rest share number 0. A number whose
+/// name has nothing left can be given to another.
 ///
 /// An open-addressing table over the names' bytes: a name that is known is found without building a `String`. Guarded by
 /// the engine's lock.
@@ -9,14 +10,25 @@ final class NameTable {
     /// What number 0 is called.
     static let overflowName = "(other)"
 
+    /// By number; empty where a number is free.
     private(set) var names: [String] = [NameTable.overflowName]
+    /// Numbers that were given before, and can be given again.
+    private var free: [Int] = []
+    /// Those that have become free or been given again, in this order, for what keeps names elsewhere.
+    private(set) var changed: [Int] = []
+    /// By number: the end of the last window that has something of it, in seconds since 1970.
+    private var usedUntil: [Int64] = [.max]
     private(set) var limit: Int
     /// Power of two; 0 is free, otherwise hash in the upper and number in the lower half.
     private var slots: UnsafeMutablePointer<UInt64>
     private var slotCount = 64
-    /// Where each name's bytes begin in `bytes`, and after the last one where they end.
-    private var offsets: UnsafeMutablePointer<UInt32>
-    private var offsetCapacity = 64
+    private struct Place {
+        var start: UInt32 = 0
+        var count: UInt32 = 0
+    }
+    /// By number: where the name is in `bytes`.
+    private var places: UnsafeMutablePointer<Place>
+    private var placeCapacity = 64
     private var bytes: UnsafeMutablePointer<UInt8>
     private var byteCapacity = 1_024
     private var byteCount = 0
@@ -29,14 +41,14 @@ final class NameTable {
         seed = UInt64.random(in: 0 ... .max)
         slots = .allocate(capacity: slotCount)
         slots.initialize(repeating: 0, count: slotCount)
-        offsets = .allocate(capacity: offsetCapacity)
-        offsets.initialize(repeating: 0, count: offsetCapacity)
+        places = .allocate(capacity: placeCapacity)
+        places.initialize(repeating: Place(), count: placeCapacity)
         bytes = .allocate(capacity: byteCapacity)
     }
 
     deinit {
         slots.deallocate()
-        offsets.deallocate()
+        places.deallocate()
         bytes.deallocate()
     }
 
@@ -67,9 +79,9 @@ final class NameTable {
             let slot = slots[at]
             if UInt32(truncatingIfNeeded: slot >> 32) == hash {
                 let number = Int(slot & 0xFFFF_FFFF)
-                let start = Int(offsets[number])
-                if Int(offsets[number &+ 1]) &- start == name.count,
-                    BytesEqual.test(name.baseAddress, UnsafeRawPointer(bytes + start), name.count)
+                let place = places[number]
+                if Int(place.count) == name.count,
+                    BytesEqual.test(name.baseAddress, UnsafeRawPointer(bytes + Int(place.start)), name.count)
                 {
                     return number
                 }
@@ -89,7 +101,7 @@ final class NameTable {
     func candidate(_ hash: UInt32) -> Int { Int(slots[Int(hash) & (slotCount &- 1)] & 0xFFFF_FFFF) }
 
     @inline(__always)
-    func prefetchName(_ number: Int) { isotherm_prefetch(bytes + Int(offsets[number])) }
+    func prefetchName(_ number: Int) { isotherm_prefetch(bytes + Int(places[number].start)) }
 
     /// A name that is not known yet.
     @inline(never)
@@ -97,32 +109,96 @@ final class NameTable {
         let text = String(decoding: name, as: UTF8.self)
         // What is no UTF-8 is known by what it is repaired to.
         if !text.utf8.elementsEqual(name) { return number(text) }
-        guard count <= limit, byteCount + name.count <= Int(UInt32.max) else { return 0 }
-        if count + 2 > offsetCapacity {
-            offsets = Self.grow(offsets, count: count + 1, capacity: &offsetCapacity, atLeast: count + 2)
+        guard byteCount + name.count <= Int(UInt32.max) else { return 0 }
+        let number: Int
+        if let again = free.popLast() {
+            number = again
+            changed.append(again)
+        } else {
+            guard count <= limit else { return 0 }
+            number = addNumber()
         }
+        keep(name, hash, number: number)
+        names[number] = text
+        return number
+    }
+
+    private func addNumber() -> Int {
+        if count + 1 > placeCapacity {
+            places = Self.grow(places, count: count, capacity: &placeCapacity, atLeast: count + 1)
+        }
+        (places + count).initialize(to: Place())
+        names.append("")
+        usedUntil.append(.min)
+        count += 1
+        if count * 4 > slotCount * 3 { growSlots() }
+        return count - 1
+    }
+
+    /// From now on the name is found.
+    private func keep(_ name: UnsafeRawBufferPointer, _ hash: UInt32, number: Int) {
         if byteCount + name.count > byteCapacity {
             bytes = Self.grow(bytes, count: byteCount, capacity: &byteCapacity, atLeast: byteCount + name.count)
         }
         if let start = name.baseAddress {
             UnsafeMutableRawPointer(bytes + byteCount).copyMemory(from: start, byteCount: name.count)
         }
-        let number = count
-        offsets[number] = UInt32(byteCount)
+        places[number] = Place(start: UInt32(byteCount), count: UInt32(name.count))
         byteCount += name.count
-        offsets[number + 1] = UInt32(byteCount)
-        names.append(text)
-        count += 1
-        if count * 4 > slotCount * 3 { growSlots() }
         insert(UInt64(hash) << 32 | UInt64(number))
-        return number
     }
 
-    /// A name that had a number before; false if it cannot have it now.
-    func restore(_ name: UnsafeRawBufferPointer, number: Int) -> Bool {
-        if number < count { return names[number].utf8.elementsEqual(name) }
-        limit = Swift.max(limit, number)
-        return number == count && add(name, hash(name)) == number
+    /// Names as they had their numbers before; the first of them are those that are here.
+    func restore(_ names: [String], free: [Int]) {
+        limit = Swift.max(limit, names.count - 1)
+        while count < names.count { _ = addNumber() }
+        self.names = names
+        self.free = free.sorted(by: >)
+        rebuild()
+    }
+
+    // MARK: Giving numbers again
+
+    /// How many numbers have a name.
+    var used: Int { count - 1 - free.count }
+
+    /// A window that ends then has something of this name.
+    func use(_ number: Int, until end: Int64) { usedUntil[number] = Swift.max(usedUntil[number], end) }
+
+    /// When little room is left, names that no window has any more give up their numbers.
+    ///
+    /// - Parameter oldest: no window begins before this second.
+    /// - Returns: the numbers, ascending.
+    func reclaim(oldest: Int64) -> [Int] {
+        guard used >= limit - limit / 4 else { return [] }
+        let isFree = Set(free)
+        let unused = (1..<count).filter { usedUntil[$0] <= oldest && !isFree.contains($0) }
+        guard !unused.isEmpty else { return [] }
+        for number in unused {
+            names[number] = ""
+            usedUntil[number] = .min
+        }
+        // The smallest is given first.
+        free = (free + unused).sorted(by: >)
+        changed += unused
+        rebuild()
+        return unused
+    }
+
+    /// Forgets the first of what has changed.
+    func forgetChanged(_ count: Int) { changed.removeFirst(count) }
+
+    /// With the names that are there, and nothing of those that are not.
+    private func rebuild() {
+        byteCount = 0
+        slots.update(repeating: 0, count: slotCount)
+        let isFree = Set(free)
+        for number in 1..<count where !isFree.contains(number) {
+            names[number].withUTF8 {
+                let name = UnsafeRawBufferPointer($0)
+                keep(name, hash(name), number: number)
+            }
+        }
     }
 
     private func insert(_ slot: UInt64) {

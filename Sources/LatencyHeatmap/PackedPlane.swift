@@ -40,6 +40,16 @@ final class PackedPlane: @unchecked Sendable {  // never written after `init`
     var byteCount: Int { bytes.count + 128 }
 
     var cells: PackedCells { PackedCells(self) }
+
+    /// A plane that leaves out some cells, by key.
+    func without(_ isGone: (_ key: UInt64) -> Bool) -> PackedPlane {
+        var writer = PlaneWriter(thresholds: thresholds, capacity: bytes.count)
+        var cells = cells
+        while let cell = cells.nextRaw() {
+            if !isGone(cell.key) { writer.copy(key: cell.key, bytes: cell.bytes) }
+        }
+        return withExtendedLifetime(self) { writer.seal(start: start, end: end) }
+    }
 }
 
 /// Goes through a plane's cells, by group, then stage.

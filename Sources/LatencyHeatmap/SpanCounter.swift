@@ -385,6 +385,7 @@ struct SpanCounter {
     private func find(_ held: Int, _ view: ViewState, _ viewNumber: Int, _ state: inout HeatmapState) {
         let pending = batch.pending
         let groups = view.groups
+        let isShort = state.isShort
         // The view's windows hold them while the lock is held.
         var plane = view.current.map(Unmanaged.passUnretained)
         var (from, until) = plane?._withUnsafeGuaranteedRef { ($0.startNano, $0.endNano) } ?? (0, 0)
@@ -404,7 +405,7 @@ struct SpanCounter {
             guard let plane else { continue }
             pending[at].plane = plane
             pending[at].cell = plane._withUnsafeGuaranteedRef {
-                engine.cell(&state, $0, group: group, stage: Int(pending[at].stage))
+                engine.cell(view, $0, group: group, stage: Int(pending[at].stage), isShort: isShort)
             }
         }
     }
