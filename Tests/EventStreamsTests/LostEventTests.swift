@@ -96,7 +96,7 @@ struct LostEventTests {
             if offset != 13, offset != 14 { due.append("\(offset)") }
             offset += 1
         }
-        for limit in [3, 1_000] {
+        for limit in isIndexed ? [700] : [3, 1_000] {
             let plain = try replay {
                 let events = try stream.read(after: $0, limit: limit, byteLimit: 1 << 20)
                 return (events.map(\.offset), events.last?.offset ?? $0)
@@ -155,6 +155,43 @@ struct LostEventTests {
             #expect(left == (isAtEnd ? 1 : 0), "the one before event 7 is still of use")
             store.close()
         }
+    }
+
+    @Test("latest values go on without the lost ones, which are told once", arguments: [0, 5_000])
+    func latest(indexed: Int) throws {
+        do {
+            let store = try directory.open()
+            let stream = try store.stream(tenant: "acme")
+            try append(stream, 20)
+            if indexed > 0 { try append(stream, indexed) }
+            store.core.writer.maintain()
+            store.close(.abandon)
+        }
+        // The second append has all keys of the first.
+        let last = indexed == 0 ? 20 : indexed + 20
+        try directory.sql {
+            try $0.execute(
+                sql: "DELETE FROM events WHERE position & 70368744177663 IN (?, ?)", arguments: [last - 3, last - 2])
+        }
+        let store = try directory.open { $0.tailEvents = 0 }
+        defer { store.close() }
+        let stream = try store.stream(tenant: "acme")
+        var values = try stream.latest(upTo: stream.head, filter: .all)
+        var offsets: Set<UInt64> = []
+        var told: [UInt64?] = []
+        var isAtEnd = false
+        while !isAtEnd, told.count < 5 {
+            do {
+                let page = try values.next(limit: 500, byteLimit: 1 << 20)
+                offsets.formUnion(page.map(\.offset))
+                isAtEnd = page.isEmpty
+            } catch {
+                told.append(error.code == .corrupt ? error.offset : nil)
+            }
+        }
+        #expect(told == [UInt64(last - 2)])
+        #expect(offsets.count == (indexed == 0 ? 20 : indexed) - 2)
+        #expect(!offsets.contains(UInt64(last - 2)) && offsets.contains(UInt64(last)))
     }
 
     @Test("gaps in a log of an earlier version, which did not write down its holes, are none of its losses")

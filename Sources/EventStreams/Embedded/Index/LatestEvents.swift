@@ -9,6 +9,8 @@ public struct LatestEvents: Sendable {
     /// Of the events that the index does not know: these go before what it has for the same key.
     private var recent: [LatestKey: StoredEvent] = [:]
     private var rest: ArraySlice<StoredEvent>?
+    /// The first that was found among these, to be told.
+    private var damage: StreamError?
     private var cursor = Cursor()
     /// What was found in the index and not read yet, in the order of the log: neighbours are near each other on the disk.
     private var positions: ArraySlice<Int64> = []
@@ -47,7 +49,15 @@ public struct LatestEvents: Sendable {
                     + "\(Self.maximumRecent); it is being written, try again shortly")
         }
         while place < offset {
-            let events = try stream.read(after: place, limit: 1_024, byteLimit: 8 << 20)
+            let events: [StoredEvent]
+            do {
+                events = try stream.read(after: place, limit: 1_024, byteLimit: 8 << 20)
+            } catch {
+                guard error.code == .corrupt, let damaged = error.offset, damaged > place else { throw error }
+                damage = damage ?? error
+                place = damaged
+                continue
+            }
             for event in events where event.offset <= offset {
                 guard let key = event.key, filter.matches(event) else { continue }
                 recent[LatestKey(topic: event.topic, key: key, type: nil)] = event
@@ -62,6 +72,10 @@ public struct LatestEvents: Sendable {
     /// Blocks on the disk. Throws ``StreamError/Code/corrupt`` at a damaged event, whose key has no value then; the
     /// call after goes on behind it.
     public mutating func next(limit count: Int, byteLimit: Int) throws(StreamError) -> [StoredEvent] {
+        if let damage {
+            self.damage = nil
+            throw damage
+        }
         var events: [StoredEvent] = []
         var bytes = 0
         while events.count < count, bytes < byteLimit {
