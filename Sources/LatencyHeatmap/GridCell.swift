@@ -50,6 +50,8 @@ extension HeatmapGrid {
             self.cells = cells
             self.tracesOf = tracesOf
         }
+
+        var sketch: Sketch { cells.sketch }
     }
 
     /// The count and the sum of one stage's latencies in a cell.
@@ -114,7 +116,7 @@ extension HeatmapGrid.Cell {
     /// All of the latencies.
     public var sketch: Sketch {
         switch content {
-        case .sum(let sum): return sum.cells.sketch
+        case .sum(let sum): return sum.sketch
         case .packed(let cell, _):
             var sketch = Sketch()
             sketch.merge(cell)
@@ -124,14 +126,14 @@ extension HeatmapGrid.Cell {
 
     public var maxNano: UInt64 {
         switch content {
-        case .sum(let sum): sum.cells.sketch.max
+        case .sum(let sum): sum.sketch.max
         case .packed(let cell, _): cell.sumAndMax.max
         }
     }
 
     public var overSLO: UInt64 {
         switch content {
-        case .sum(let sum): sum.cells.over.first ?? sum.cells.sketch.countAbove(nanoseconds: sloNano)
+        case .sum(let sum): sum.cells.over.first ?? sum.sketch.countAbove(nanoseconds: sloNano)
         case .packed(let cell, _): cell.countAbove(nanoseconds: sloNano)
         }
     }
@@ -165,7 +167,7 @@ extension HeatmapGrid.Cell {
     /// Between which latencies the quantile of the whole lies with 95 %; nil when there are too few to say.
     public var interval: (lower: UInt64, upper: UInt64)? {
         switch content {
-        case .sum(let sum): sum.cells.sketch.quantileInterval(quantile)
+        case .sum(let sum): sum.sketch.quantileInterval(quantile)
         case .packed(let cell, _): cell.quantileInterval(quantile)
         }
     }
@@ -173,7 +175,7 @@ extension HeatmapGrid.Cell {
     /// Largest relative error of the quantile.
     public var relativeError: Double {
         switch content {
-        case .sum(let sum): sum.cells.sketch.relativeError
+        case .sum(let sum): sum.sketch.relativeError
         case .packed(let cell, _): cell.relativeError
         }
     }
@@ -185,7 +187,7 @@ extension HeatmapGrid.Cell {
 
     private func value(_ quantile: Double) -> UInt64 {
         switch content {
-        case .sum(let sum): sum.cells.sketch.quantile(quantile) ?? 0
+        case .sum(let sum): sum.sketch.quantile(quantile) ?? 0
         case .packed(let cell, _): cell.quantile(quantile) ?? 0
         }
     }
