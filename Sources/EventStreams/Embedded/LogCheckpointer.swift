@@ -17,6 +17,7 @@ final class LogCheckpointer: Sendable {
     /// Beyond this length (128 MiB) the writer waits: the disk does not keep up.
     static let maximumPages = 32_000
 
+    /// Decides what follows a transaction.
     struct State {
         var isRunning = false
         var isEnding = false

@@ -273,7 +273,7 @@ final class LogWriter: Sendable {
 
     // MARK: Retention
 
-    /// A step of retention is to be shorter.
+    /// A step of retention that takes longer is followed by smaller ones.
     private static let stepNanoseconds: UInt64 = 1_000_000
 
     /// Removes old events in short steps: all that are due for a `goal` of `.max`; after a commit about `goal` of them, if
