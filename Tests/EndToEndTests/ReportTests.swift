@@ -176,10 +176,14 @@ struct ReportTests {
         #expect(try Peers.python(program, input: input).text == "ok 350\n")
     }
 
-    @Test("a page that is open follows its server")
+    @Test(
+        "a page that is open follows its server, also past a restart, and keeps what is chosen and where the focus is")
     func live() throws {
-        let server = try IsothermProcess()
-        let device = try Device(port: server.port, "/v1/events/t?group=first")
+        let data = IsothermProcess.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: data) }
+        let server = try IsothermProcess(dataDirectory: data)
+        let port = server.port
+        let device = try Device(port: port, "/v1/events/t?group=first")
         for number in 1...30 { try server.publish("t", "\(number)") }
         _ = try device.events(30)
         let program = """
@@ -192,17 +196,32 @@ struct ReportTests {
             with Browser(sys.argv[3]) as browser:
                 page = browser.open(base + "/heatmap.html")
                 rows = "[...document.querySelectorAll('#table tbody tr')].map(r => r.cells[0].textContent + ' ' + r.querySelector('.n').textContent)"
+                panel = "document.querySelector('#panel h2').textContent"
+                said = "document.getElementById('live').textContent"
                 page.until(lambda: page.run(rows) == ["first 30"], "the page shows the first 30")
+                page.run("(c => { c.click(); c.focus(); window.chosen = c; })(document.querySelector('#table td.all'))")
                 publish(12)
                 page.until(lambda: page.run(rows) == ["first 42"], "the page follows")
-                assert page.run("document.getElementById('live').textContent").startswith("live")
+                kept = "document.activeElement.classList.contains('all') && document.activeElement.ariaSelected === 'true'"
+                assert page.run(kept) is True and page.run("window.chosen.isConnected") is True and page.run(panel) == "first"
+                assert page.run("document.getElementById('panel').innerText").count("n=42") == 1
+                assert page.run(said).startswith("live, ")
                 assert page.errors() == [], page.errors()
+                print("followed", flush=True)
+                page.until(lambda: page.run(said).startswith("live updates are interrupted"), "the page notices the end")
+                page.until(lambda: page.run(said).startswith("live, "), "the page follows again")
+                assert page.run(rows) == ["first 42"] and page.run(kept) is True and page.run(panel) == "first"
                 assert all(r.startswith(base) or r.startswith("data:") for r in page.requests()), page.requests()
             print("ok")
             """
         let peers = Peers.repositoryRoot.appendingPathComponent("Tests/Peers").path
-        #expect(
-            try Peers.python(program, [peers, "http://127.0.0.1:\(server.port)", Browser.path]).text == "ok\n")
+        let reader = try ChildProcess(
+            Peers.python, ["-c", program, peers, "http://127.0.0.1:\(port)", Browser.path])
+        _ = try reader.waitForLine("followed", seconds: 60)
+        #expect(server.stop() == 0)
+        let restarted = try IsothermProcess(dataDirectory: data, port: port)
+        _ = try reader.waitForLine("ok", seconds: 60)
+        withExtendedLifetime(restarted) {}
     }
 
     @Test("the text is aligned in 60 and in 200 columns, with CJK names", arguments: [60, 200])

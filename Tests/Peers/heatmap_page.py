@@ -208,8 +208,20 @@ def use(browser, page, grid):
         count, joined = counted(export("CSV"))
         assert count == grid["count"] and len(joined) < len(windows), (count, joined)
         assert export("PNG").startswith(b"\x89PNG")
-        words = "".join(ElementTree.fromstring(export("SVG")).itertext())
-        assert grid["groups"][0]["group"] in words, words
+        drawing = ElementTree.fromstring(export("SVG"))
+        words = "".join(drawing.itertext())
+        assert grid["groups"][0]["group"] in words and "% of a window’s latencies are at most this" in words, words
+        # What is written last is on top: no figure lies below a rectangle of a cell.
+        kinds = [part.tag.split("}")[1] for part in drawing]
+        figures = [part.text for part in drawing if re.match(r"~?[\d.]+ [GYOR]", part.text or "")]
+        assert len(figures) >= len(grid["groups"]), figures
+        for at, part in enumerate(drawing):
+            if kinds[at] != "text" or part.text not in figures:
+                continue
+            x, y = float(part.get("x")) - 3, float(part.get("y")) - 3
+            over = [r for r in list(drawing)[at:] if r.tag.endswith("rect") and float(r.get("x")) < x < float(r.get("x"))
+                    + float(r.get("width")) and float(r.get("y")) < y < float(r.get("y")) + float(r.get("height"))]
+            assert not over, (part.text, over[0].attrib)
     choose(view, "Zone", "UTC")
     choose(view, "Order", "slowest")
     slowest = max(grid["groups"], key=lambda g: g["total"]["value_ns"])["group"]

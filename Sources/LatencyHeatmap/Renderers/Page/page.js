@@ -722,9 +722,11 @@ function paint(to, g) {
         run = null;
       }
       run ??= { from: c, fill };
-      if (step >= 44 && cell) {
-        to.text(labels + (c + 1) * step - left - 6, y + 14, text(cell), colours[fill + "i"] || colours.soft, "end");
-      }
+    }
+    // Upon what is painted.
+    for (let c = firstColumn; step >= 44 && c < lastColumn; c++) {
+      const cell = cellAt(rows[r], c);
+      to.text(labels + (c + 1) * step - left - 6, y + 14, text(cell), colours[kind(cell) + "i"] || colours.soft, "end");
     }
   }
   to.rect(0, HEAD, labels, height, colours.page);
@@ -849,8 +851,28 @@ function save(name, type, content) {
 }
 const exported = () => {
   const step = isFine() ? Math.max(2, Math.min(8, 2400 / columns.length)) : 62, labels = 200;
-  return { labels, step, left: 0, top: 0, width: labels + columns.length * step + 8, height: HEAD + rows.length * ROW + 4 };
+  const width = Math.max(560, labels + columns.length * step + 8);
+  return { labels, step, left: 0, top: 0, width, height: TITLE + HEAD + rows.length * ROW + KEY };
 };
+const TITLE = 48, KEY = 34;
+/// The grid with its title above and what its colours mean below: it is looked at without the page.
+function picture(to, g) {
+  to.rect(0, 0, g.width, g.height, colours.page);
+  const below = { rect: (x, y, ...rest) => to.rect(x, y + TITLE, ...rest), text: (x, y, ...rest) => to.text(x, y + TITLE, ...rest) };
+  paint(below, { ...g, height: g.height - TITLE - KEY });
+  const last = columns[columns.length - 1], room = g.width - 8;
+  to.text(4, 18, document.title.replace(/^\S+/, quantileName(view.quantile)), colours.ink, "start", room);
+  to.text(4, 38, `${caption()} · ${date(columns[0].start)} ${time(columns[0].start, 1)} to ${date(last.end)} `
+    + `${time(last.end, 1)} ${view.zone}, windows of ${span(view.length)}`, colours.soft, "start", room);
+  let x = 4;
+  for (const entry of document.querySelectorAll(".legend li")) {
+    const words = entry.textContent, fill = colours[entry.className], width = words.length * 8 + 14;
+    if (x + width > g.width) break;
+    if (fill) to.rect(x, g.height - KEY + 8, width, ROW, fill);
+    to.text(x + 6, g.height - KEY + 22, words, colours[entry.className + "i"] || colours.soft, "start");
+    x += width + 4;
+  }
+}
 const escaped = words => words.replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
 const EXPORTS = {
   PNG() {
@@ -859,14 +881,14 @@ const EXPORTS = {
     canvas.height = g.height * scale;
     const context = canvas.getContext("2d");
     context.scale(scale, scale);
-    paint(canvasPainter(context), g);
+    picture(canvasPainter(context), g);
     canvas.toBlob(blob => save("heatmap.png", "image/png", blob));
   },
   SVG() {
     const g = exported(), parts = [];
     const context = el("canvas").getContext("2d");
     context.font = "12px system-ui, sans-serif";
-    paint({
+    picture({
       rect: (x, y, w, h, fill) => parts.push(`<rect x="${+x.toFixed(2)}" y="${y}" width="${+w.toFixed(2)}" height="${h}" fill="${fill}"/>`),
       text: (x, y, words, fill, anchor, room) => parts.push(`<text x="${+x.toFixed(2)}" y="${y}" fill="${fill}" `
         + `text-anchor="${anchor}">${escaped(room ? shortened(context, words, room) : words)}</text>`),
