@@ -11,20 +11,21 @@ struct UpkeepTests {
     @Test("a pass over the write-ahead log begins when it has grown by so many pages, and only one at a time")
     func passes() {
         var state = LogCheckpointer.State()
-        #expect(state.next(1_999) == .nothing)
-        #expect(state.next(2_000) == .pass)
-        #expect(state.next(9_000) == .nothing, "one is running")
+        #expect(state.next(7_999) == .nothing)
+        #expect(state.next(8_000) == .pass)
+        #expect(state.next(31_999) == .nothing, "one is running")
         state.isRunning = false
-        state.copied = 2_000
-        #expect(state.next(3_999) == .nothing)
-        #expect(state.next(4_000) == .pass)
+        state.copied = 7_000
+        // A reader has kept it from copying all.
+        #expect(state.next(15_999) == .nothing)
+        #expect(state.next(16_000) == .pass)
         state.isRunning = false
-        state.copied = 4_000
-        #expect(state.next(1_999) == .nothing, "the log has begun anew")
-        #expect(state.next(2_000) == .pass)
+        state.copied = 16_000
+        #expect(state.next(7_999) == .nothing, "the log has begun anew")
+        #expect(state.next(8_000) == .pass)
         state.isRunning = false
         state.isEnding = true
-        #expect(state.next(9_000) == .nothing)
+        #expect(state.next(31_999) == .nothing)
     }
 
     @Test("passes over a long log follow each other until the writer copies the rest", arguments: [292, 293])
@@ -47,24 +48,24 @@ struct UpkeepTests {
         // All is copied, and a reader keeps the log from beginning anew.
         state.copied = 12_010
         #expect(state.next(12_020) == .nothing)
-        #expect(state.next(14_009) == .nothing)
-        #expect(state.next(14_010) == .pass)
+        #expect(state.next(20_009) == .nothing)
+        #expect(state.next(20_010) == .pass)
         // The reader keeps this one from copying.
         state.isRunning = false
-        #expect(state.next(14_011) == .nothing)
-        #expect(state.next(16_010) == .pass)
+        #expect(state.next(20_011) == .nothing)
+        #expect(state.next(28_010) == .pass)
     }
 
     @Test("the writer waits for a pass when the log is too long")
     func waiting() {
         var state = LogCheckpointer.State()
-        #expect(state.next(2_000) == .pass)
+        #expect(state.next(8_000) == .pass)
         #expect(state.next(31_999) == .nothing)
         #expect(state.next(32_000) == .finish)
         // Somebody reads it: not with every commit.
         state.copied = 32_000
-        #expect(state.next(33_999) == .nothing)
-        #expect(state.next(34_000) == .finish)
+        #expect(state.next(39_999) == .nothing)
+        #expect(state.next(40_000) == .finish)
     }
 
     @Test("the writer waits too where passes follow each other and never come to an end")

@@ -8,8 +8,8 @@ import GRDBSQLite
 /// writer goes on meanwhile and adds pages, which the next pass copies. For the log to begin anew all of it must have
 /// been copied at an instant: once it is long, the writer copies the last few pages itself, between two commits.
 final class LogCheckpointer: Sendable {
-    /// Pages that make a pass worth its while, 8 MiB.
-    static let passPages = 2_000
+    /// Pages that make a pass worth its two syncs, 32 MiB: a slow disk keeps the writer waiting meanwhile.
+    static let passPages = 8_000
     /// From this length on (48 MiB) the log is to begin anew.
     static let restartPages = 12_000
     /// The writer copies as many as these itself, and more the longer the log has become.
