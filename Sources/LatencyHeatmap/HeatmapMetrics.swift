@@ -5,7 +5,8 @@ extension HeatmapEngine {
     ///
     /// Each point is one of `received`, and brings as many latencies as it holds. It counts in the window of its time, in the
     /// group that its attributes or its resource's name, and in a stage that is called as the metric is, so that a service
-    /// that sends spans too is not counted twice. Points are to be differences (delta temporality); histograms of explicit
+    /// that sends spans too is not counted twice; where a point has `isotherm.stage`, as another heatmap's have, this follows
+    /// after a slash. Points are to be differences (delta temporality); histograms of explicit
     /// buckets, whose percentiles can be off by half, are discarded. Other metrics are no latencies and are passed over.
     @discardableResult
     public func ingestMetrics(
@@ -114,7 +115,9 @@ extension HeatmapEngine {
             return .filtered
         }
         if isTooFarAhead(state, histogram.timeUnixNano) { return .future }
-        let stage = state.stages.number(Self.clipped(text.bytes(histogram.name)))
+        let metric = Self.clipped(text.bytes(histogram.name))
+        let part = own[ScanPool.SpanKey.stage]
+        let stage = state.stages.number(part.isEmpty ? metric : "\(metric)/\(part)")
         for (position, view) in state.views.enumerated() {
             let values = scans.viewKeys[position].map(value)
             let name: String

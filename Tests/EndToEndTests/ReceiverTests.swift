@@ -292,4 +292,36 @@ struct ReceiverTests {
             print("ok")
             """, [sink.directory])
     }
+
+    @Test("an Isotherm behind an Isotherm and a collector has the sketches of each stage by itself, bucket by bucket")
+    func relayed() throws {
+        let behind = try IsothermProcess()
+        let relay = try RotelCollector(exporterEndpoint: "http://127.0.0.1:\(behind.port)")
+        let first = try IsothermProcess(environment: [
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": relay.endpoint + "/v1/metrics",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+        ])
+        let device = try Device(port: first.port, "/v1/events/t?group=iOS")
+        for number in 1...80 { try first.publish("t", "\(number)") }
+        _ = try device.events(80)
+        func buckets(_ server: IsothermProcess, _ stage: String) throws -> [String: Int] {
+            let report = try HTTP.get(
+                "/heatmap.csv?view=distribution&group=iOS&since=1h&stage=\(stage)", port: server.port)
+            guard report.status == 200 else { return [:] }
+            var counts: [String: Int] = [:]
+            // window_start,window_end,device_group,stage,from_ms,to_ms,count,level
+            for line in report.body.split(separator: "\r\n").dropFirst() {
+                let fields = line.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+                counts[fields[5], default: 0] += Int(fields[6]) ?? 0
+            }
+            return counts
+        }
+        for stage in ["gateway", "stream", "deliver"] {
+            let sent = try buckets(first, stage)
+            #expect(sent.values.reduce(0, +) == 80)
+            try Wait.until("all of \(stage) has arrived") {
+                try buckets(behind, "isotherm.heatmap.latency/\(stage)") == sent
+            }
+        }
+    }
 }

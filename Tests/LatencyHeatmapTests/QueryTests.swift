@@ -20,10 +20,11 @@ struct QueryTests {
             d = datetime.fromtimestamp(t, zone)
             wall = int(d.replace(tzinfo=timezone.utc).timestamp())
             return wall // length
-        start = None
+        start = last = None
         for t in range(first - 2 * 86400, first + count * 900, 900):
-            if start is None or number(t) != number(t - 900):
-                start = t
+            now = number(t)
+            if now != last:
+                start, last = t, now
             if t >= first:
                 print(t, start)
         """
@@ -46,8 +47,11 @@ struct QueryTests {
         let engine = try makeEngine()
         // 11 days, a latency every quarter of an hour, with as many as the quarter's number: a count names its quarters.
         let count = 11 * 96
+        let (stage, group) = (engine.stage("deliver"), engine.group("a"))
         for quarter in 0..<count {
-            engine.record("a", at: UInt64(first + quarter * 900), ms: [1], count: UInt64(quarter + 1))
+            engine.record(
+                stage: stage, group: group, endUnixNano: UInt64(first + quarter * 900) * second,
+                latencyNano: millisecond, count: UInt64(quarter + 1))
         }
         let lines = try Peers.python(Self.zoneProgram, [zone, "\(length)", "\(first)", "\(count)"]).text
             .split(separator: "\n").map { $0.split(separator: " ").compactMap { Int64($0) } }

@@ -145,6 +145,62 @@ struct ReplayTests {
         }
     }
 
+    @Test(
+        "every view's CSV is the same to the byte, whatever the order, the shards, the repetitions and the restarts",
+        arguments: [1, 64])
+    func restarts(shards: Int) throws {
+        var generator = SeededGenerator(UInt64(shards))
+        let requests = stride(from: 0, to: 1_600, by: 25).map { start in
+            Request.protobuf(
+                Self.events(25, seed: UInt64(start) + 1).map { event in
+                    .init(
+                        start: event.end - event.latency, end: event.end,
+                        attributes: [
+                            .init("device.group", .string(event.group)), .init("isotherm.stage", .string(event.stage)),
+                            .init("tenant.id", .string("t\(event.trace % 3)")),
+                        ])
+                })
+        }
+        func make() throws -> HeatmapEngine {
+            try makeEngine {
+                $0.views = ["tenant.id", "tenant.id+device.group"].compactMap(HeatmapView.init(parsing:))
+            }
+        }
+        func reports(_ engine: HeatmapEngine) throws -> [String] {
+            try [
+                [], [("stage", "gateway")], [("by", "tenant.id")],
+                [("by", "tenant.id+device.group"), ("window", "5m")],
+                [("where", "tenant.id=t1"), ("by", "device.group")],
+                [("view", "distribution"), ("group", "g1")], [("view", "distribution")],
+                [("view", "slo"), ("slo", "10ms"), ("objective", "0.9")], [("view", "slo"), ("by", "tenant.id")],
+            ].map { items in
+                let report = try engine.report(query: HeatmapQuery(items: items + [("until", "2026-11-23T09:00:00Z")]))
+                return String(decoding: Array(report.csv.joined()), as: UTF8.self)
+            }
+        }
+        let reference = try make()
+        for request in requests { try reference.ingest(protobuf: request) }
+        let expected = try reports(reference)
+        #expect(Set(expected).count == expected.count)
+
+        let directory = try ScratchDirectory()
+        var engine = try make()
+        try engine.persist(in: directory.path)
+        for shard in 0..<shards {
+            for number in stride(from: shard, to: requests.count, by: shards).shuffled(using: &generator) {
+                try engine.ingest(protobuf: requests[number])
+                try engine.ingest(protobuf: requests[number])
+                if number % 7 == 0 { engine.maintain() }
+            }
+            guard shard % 32 == 0 else { continue }
+            engine.save()
+            // As after `kill -9`: nothing is closed.
+            engine = try make()
+            try engine.persist(in: directory.path)
+        }
+        #expect(try reports(engine) == expected)
+    }
+
     /// For each case: n, then the exact P95, then the values.
     static let program = """
         import random, struct, sys

@@ -317,6 +317,14 @@ func measureRender() throws {
     report("render.snapshot", "ms", snapshot, "100 groups × 60 sealed windows, 200 latencies a cell, 3 traces each")
     report("render.text", "ms", render, "600 columns wide, so that all 60 windows show")
     report("render.both", "ms", both, "snapshot and text")
+    var html: [Double] = []
+    for _ in 0..<max(repetitions, 9) {
+        let start = BenchClock.thread
+        let page = HeatmapHTML.render(try engine.snapshot(query: HeatmapQuery()))
+        html.append(Double(BenchClock.thread - start) / 1e6)
+        guard page.utf8.count > groups * windows else { fail("the page has \(page.utf8.count) bytes") }
+    }
+    report("render.html", "ms", html, "snapshot and page")
 }
 
 if only == nil || only == "ingest" { try measureIngest() }

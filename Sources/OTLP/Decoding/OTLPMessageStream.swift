@@ -1,5 +1,11 @@
-/// Takes the messages out of a file of OTLP that comes in pieces, in all the forms that `OTLPFile` knows. Holds one message
-/// at a time.
+/// Takes the messages out of a file of OTLP that comes in pieces, as the Collector's file exporter and others write them. Holds
+/// one message at a time.
+///
+/// - JSON: one object a line, or a single object over several lines.
+/// - Protobuf with a length of four bytes, big-endian, before each message.
+/// - A single protobuf message.
+///
+/// Which one it is shows in the bytes. Compression is undone before.
 public struct OTLPMessageStream: Sendable {
     /// A message that is longer is refused: the Collector's own limit is 20 MiB.
     public static let maxMessageBytes = 64 << 20
