@@ -1,7 +1,21 @@
 import ArgumentParser
+import Glibc
 import Telemetry
 
+/// The main thread only waits. An asynchronous `main` would end it by `dispatch_main`, below which Valgrind dies: nobody
+/// could count what the program does.
 @main
+enum Program {
+    static func main() {
+        Task.detached {
+            await Isotherm.main()
+            exit(0)
+        }
+        // A signal whose handler returns ends the wait, and is no reason to end.
+        while true { pause() }
+    }
+}
+
 struct Isotherm: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "isotherm",
