@@ -27,22 +27,22 @@ public final class DeliveryRecorder {
     private let gatewayStage: StageID
     private let streamStage: StageID
 
-    private var events: [StoredEvent] = []
-    private var tenant = ""
-    private var startedAt = Clock.now()
-    private var byGroup: [Deliveries] = []
-    private var touched: [Int] = []
+    private var rows = UnsafeMutableBufferPointer<BroadcastRows.Row>(start: nil, count: 0)
     private var single: [SingleKey: SingleDeliveries] = [:]
-    private var latencies: [UInt64] = []
-    private var isTraced = false
     private var instruments: [InstrumentKey: Instruments] = [:]
     private var random = SplitMix(seed: UInt64.random(in: .min ... .max))
 
-    /// Deliveries of one event to one group, in the order in which they were made.
-    private struct Deliveries {
-        var writtenUnixNano: [UInt64] = []
+    /// Deliveries of one event to one group that no broadcast made, in the order in which they were made.
+    private struct Deliveries: DeliveryList {
+        var times: [UInt64] = []
         /// One for each time, for the spans; empty when no span is wanted.
         var devices: [String?] = []
+
+        var count: Int { times.count }
+        func writtenUnixNano(_ index: Int) -> UInt64 { times[index] }
+        func withDevice(_ index: Int, _ body: (String) -> Void) {
+            if index < devices.count, let device = devices[index] { body(device) }
+        }
     }
 
     private struct SingleKey: Hashable {
@@ -65,6 +65,7 @@ public final class DeliveryRecorder {
 
     /// Looked up once for each tenant and group.
     private final class Instruments {
+        let tenant: String
         let groupName: String
         let delivered: Counter
         let deliverDuration: Histogram
@@ -86,6 +87,7 @@ public final class DeliveryRecorder {
             tenant: String, groupName: String, separatesTenants: Bool, resource: [(key: String, value: String)],
             heatmap: HeatmapEngine, metrics: PipelineMetrics
         ) {
+            self.tenant = tenant
             self.groupName = groupName
             self.heatmap = heatmap
             prefix = separatesTenants ? TenantPrefix.of(tenant) : ""
@@ -132,6 +134,10 @@ public final class DeliveryRecorder {
         streamStage = heatmap.stage(PipelineStage.stream.rawValue)
     }
 
+    deinit { rows.deallocate() }
+
+    private var wantsSpans: Bool { policy != .none && tracer.isRecording }
+
     private func instruments(tenant: String, group: Int) -> Instruments {
         let key = InstrumentKey(tenant: tenant, group: group)
         if let known = instruments[key] { return known }
@@ -144,77 +150,93 @@ public final class DeliveryRecorder {
 
     // MARK: A broadcast
 
-    /// When the broadcast under way, or the last one, began.
-    var begunUnixNano: UInt64 { startedAt.unixNano }
-
-    func begin(_ events: [StoredEvent], tenant: String) {
-        self.events = events
-        self.tenant = tenant
-        startedAt = Clock.now()
-        isTraced = policy != .none && tracer.isRecording
-    }
-
-    func delivered(to connection: LiveConnection) {
-        let group = Int(connection.group)
-        while group >= byGroup.count { byGroup.append(Deliveries()) }
-        if byGroup[group].writtenUnixNano.isEmpty { touched.append(group) }
-        byGroup[group].writtenUnixNano.append(Clock.now().unixNano)
-        if isTraced { byGroup[group].devices.append(connection.subscription.device) }
-    }
-
-    func finish() {
-        for group in touched {
-            let instruments = instruments(tenant: tenant, group: group)
-            instruments.delivered.add(UInt64(byGroup[group].writtenUnixNano.count * events.count))
-            for event in events { account(event, byGroup[group], instruments, isReplay: false) }
-            byGroup[group].writtenUnixNano.removeAll(keepingCapacity: true)
-            byGroup[group].devices.removeAll(keepingCapacity: true)
+    /// The rows of a broadcast to at most so many connections; it ends before the next one begins.
+    func begin(connections: Int) -> BroadcastRows {
+        if rows.count < connections {
+            rows.deallocate()
+            rows = .allocate(capacity: connections + connections / 2)
         }
-        touched.removeAll(keepingCapacity: true)
-        events.removeAll(keepingCapacity: true)
+        return BroadcastRows(rows)
+    }
+
+    func finish(_ broadcast: BroadcastRows, of events: [StoredEvent], tenant: String) {
+        broadcast.forEachGroup { group, rows in
+            let instruments = instruments(tenant: tenant, group: group)
+            instruments.delivered.add(UInt64(rows.count * events.count))
+            for event in events {
+                account(event, rows, begunAt: broadcast.begunAt, instruments, isReplay: false)
+            }
+        }
     }
 
     /// One event to one group.
     private func account(
-        _ event: StoredEvent, _ deliveries: Deliveries, _ instruments: Instruments, isReplay: Bool
+        _ event: StoredEvent, _ deliveries: some DeliveryList, begunAt: Instant, _ instruments: Instruments,
+        isReplay: Bool
     ) {
-        latencies.removeAll(keepingCapacity: true)
-        for written in deliveries.writtenUnixNano {
-            latencies.append(written > event.acceptedUnixNano ? written - event.acceptedUnixNano : 0)
+        let count = deliveries.count
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: count) { latencies in
+            for index in 0..<count {
+                let written = deliveries.writtenUnixNano(index)
+                latencies[index] = written > event.acceptedUnixNano ? written - event.acceptedUnixNano : 0
+            }
+            // The last one sent is the last one written: the times only grow.
+            let ended = deliveries.writtenUnixNano(count - 1)
+            let parent = event.parent
+            let measured = UnsafeBufferPointer(latencies)
+            measure(event, measured, begunAt, endedUnixNano: ended, parent, instruments, isReplay: isReplay)
+            guard wantsSpans, let parent, parent.isSampled else { return }
+            let origin = SpanOrigin(
+                event: event, parent: parent, startedAt: begunAt, stage: isReplay ? "replay" : "deliver",
+                instruments: instruments)
+            func describe(_ span: Span, as index: Int) -> Instant {
+                deliveries.withDevice(index) { span.setAttribute("device.id", $0) }
+                span.setAttribute("isotherm.latency_ns", Int64(clamping: latencies[index]))
+                return Instant(unixNano: deliveries.writtenUnixNano(index))
+            }
+            if policy == .all || count <= 3 {
+                var index = 0
+                while index < count {
+                    let span = start(origin)
+                    let first = index
+                    index += tracer.recordSpans(like: span, count: count - index - 1) { describe(span, as: first + $0) }
+                    span.end(at: describe(span, as: index))
+                    index += 1
+                }
+                return
+            }
+            summarySpan(origin, measured, endedUnixNano: ended)
+            for index in [count - 1, Int.random(in: 0..<count - 1, using: &random)] {
+                let span = start(origin)
+                span.setAttribute("isotherm.summarised", true)
+                span.end(at: describe(span, as: index))
+            }
         }
-        // The last one sent is the last one written: the times only grow.
-        let ended = deliveries.writtenUnixNano[latencies.count - 1]
-        let parent = event.parent
+    }
+
+    /// The heatmap and the metrics.
+    private func measure(
+        _ event: StoredEvent, _ latencies: UnsafeBufferPointer<UInt64>, _ begunAt: Instant, endedUnixNano: UInt64,
+        _ parent: SpanContext?, _ instruments: Instruments, isReplay: Bool
+    ) {
         let traceID = parent.map { (high: $0.traceID.high, low: $0.traceID.low) }
-        let heatmapGroup = instruments.heatmapGroup(of: event)
-        latencies.withUnsafeBufferPointer { latencies in
-            heatmap.recordBatch(
-                stage: isReplay ? replayStage : deliverStage, group: heatmapGroup, endUnixNano: ended,
-                latencies: latencies, slowestTraceID: traceID)
-            (isReplay ? instruments.replayDuration : instruments.deliverDuration).recordBatch(nanoseconds: latencies)
+        let group = instruments.heatmapGroup(of: event)
+        heatmap.recordBatch(
+            stage: isReplay ? replayStage : deliverStage, group: group, endUnixNano: endedUnixNano,
+            latencies: latencies, slowestTraceID: traceID)
+        (isReplay ? instruments.replayDuration : instruments.deliverDuration).recordBatch(nanoseconds: latencies)
+        if !isReplay {
+            recordParts(event, count: latencies.count, begunAt: begunAt, endedUnixNano: endedUnixNano, group)
         }
-        if !isReplay { recordParts(event, count: latencies.count, endedUnixNano: ended, heatmapGroup) }
-        guard isTraced, let parent, parent.isSampled else { return }
-        let stage: StaticString = isReplay ? "replay" : "deliver"
-        func span(_ index: Int, isSummarised: Bool) {
-            deliverSpan(event, parent, instruments, stage, deliveries, at: index, isSummarised: isSummarised)
-        }
-        if policy == .all || latencies.count <= 3 {
-            for index in latencies.indices { span(index, isSummarised: false) }
-            return
-        }
-        summarySpan(event, parent, instruments, stage, endedUnixNano: ended)
-        span(latencies.count - 1, isSummarised: true)
-        span(Int.random(in: 0..<latencies.count - 1, using: &random), isSummarised: true)
     }
 
     /// What every one of these deliveries waited for before the broadcast began: the gateway's checks, and the log. The
     /// rest is the delivery's own.
     private func recordParts(
-        _ event: StoredEvent, count: Int, endedUnixNano: UInt64, _ group: GroupID
+        _ event: StoredEvent, count: Int, begunAt: Instant, endedUnixNano: UInt64, _ group: GroupID
     ) {
         // Zero for an event that was read from disk: that it was admitted quickly says nothing about this delivery.
-        guard event.admittedUnixNano >= event.acceptedUnixNano, startedAt.unixNano >= event.admittedUnixNano else {
+        guard event.admittedUnixNano >= event.acceptedUnixNano, begunAt.unixNano >= event.admittedUnixNano else {
             return
         }
         heatmap.recordStagePart(
@@ -222,7 +244,7 @@ public final class DeliveryRecorder {
             latencyNano: event.admittedUnixNano - event.acceptedUnixNano, count: UInt64(count))
         heatmap.recordStagePart(
             stage: streamStage, group: group, endUnixNano: endedUnixNano,
-            latencyNano: startedAt.unixNano - event.admittedUnixNano, count: UInt64(count))
+            latencyNano: begunAt.unixNano - event.admittedUnixNano, count: UInt64(count))
     }
 
     // MARK: Single deliveries
@@ -254,26 +276,23 @@ public final class DeliveryRecorder {
         _ events: [StoredEvent], _ tenant: String, _ group: Int, device: String?, connectedUnixNano: UInt64
     ) {
         let now = Clock.now()
-        let wantsDevices = policy != .none && tracer.isRecording
+        let wantsDevices = wantsSpans
         for event in events {
             let key = SingleKey(
                 tenant: tenant, offset: event.offset, group: group,
                 isReplay: event.acceptedUnixNano < connectedUnixNano)
             var entry = single.removeValue(forKey: key) ?? SingleDeliveries(event: event, startedAt: now)
-            entry.deliveries.writtenUnixNano.append(now.unixNano)
+            entry.deliveries.times.append(now.unixNano)
             if wantsDevices { entry.deliveries.devices.append(device) }
             single[key] = entry
         }
     }
 
     func flush() {
-        isTraced = policy != .none && tracer.isRecording
         for (key, entry) in single {
-            tenant = key.tenant
-            startedAt = entry.startedAt
             account(
-                entry.event, entry.deliveries, instruments(tenant: key.tenant, group: key.group), isReplay: key.isReplay
-            )
+                entry.event, entry.deliveries, begunAt: entry.startedAt,
+                instruments(tenant: key.tenant, group: key.group), isReplay: key.isReplay)
         }
         single.removeAll(keepingCapacity: true)
     }
@@ -285,7 +304,7 @@ public final class DeliveryRecorder {
         let tenant = subscription.tenant.channel.tenant.name
         let instruments = instruments(tenant: tenant, group: subscription.group)
         proved(
-            event, acknowledgeStage, "acknowledge", instruments, instruments.acknowledgeDuration, tenant: tenant,
+            event, acknowledgeStage, "acknowledge", instruments, instruments.acknowledgeDuration,
             device: subscription.device, atUnixNano: atUnixNano)
     }
 
@@ -293,14 +312,14 @@ public final class DeliveryRecorder {
     public func received(_ event: StoredEvent, tenant: String, group: Int, device: String?, atUnixNano: UInt64) {
         let instruments = instruments(tenant: tenant, group: group)
         proved(
-            event, receiveStage, "receive", instruments, instruments.receiveDuration, tenant: tenant, device: device,
+            event, receiveStage, "receive", instruments, instruments.receiveDuration, device: device,
             atUnixNano: atUnixNano)
     }
 
     /// Under the policy `summary` every one leaves as a span too: they are sampled, or the devices' own reports.
     private func proved(
         _ event: StoredEvent, _ stage: StageID, _ name: StaticString, _ instruments: Instruments,
-        _ duration: Histogram, tenant: String, device: String?, atUnixNano: UInt64
+        _ duration: Histogram, device: String?, atUnixNano: UInt64
     ) {
         let latency = atUnixNano > event.acceptedUnixNano ? atUnixNano - event.acceptedUnixNano : 0
         let parent = event.parent
@@ -308,10 +327,9 @@ public final class DeliveryRecorder {
             stage: stage, group: instruments.heatmapGroup(of: event), endUnixNano: atUnixNano, latencyNano: latency,
             traceID: parent.map { ($0.traceID.high, $0.traceID.low) })
         duration.record(nanoseconds: latency)
-        guard policy != .none, tracer.isRecording, let parent, parent.isSampled else { return }
+        guard wantsSpans, let parent, parent.isSampled else { return }
         let span = tracer.startSpan(
             name, kind: .consumer, parent: parent, at: Instant(unixNano: event.acceptedUnixNano))
-        self.tenant = tenant
         describe(span, event, instruments, name)
         if let device { span.setAttribute("device.id", device) }
         span.setAttribute("isotherm.latency_ns", Int64(clamping: latency))
@@ -320,29 +338,28 @@ public final class DeliveryRecorder {
 
     // MARK: Spans
 
-    private func deliverSpan(
-        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, _ stage: StaticString,
-        _ deliveries: Deliveries, at index: Int, isSummarised: Bool
-    ) {
-        let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
-        describe(span, event, instruments, stage)
-        if let device = deliveries.devices[index] { span.setAttribute("device.id", device) }
-        if isSummarised { span.setAttribute("isotherm.summarised", true) }
-        span.setAttribute("isotherm.latency_ns", Int64(clamping: latencies[index]))
-        span.end(at: Instant(unixNano: deliveries.writtenUnixNano[index]))
+    /// What the spans of one event's deliveries to one group share.
+    private struct SpanOrigin {
+        let event: StoredEvent
+        let parent: SpanContext
+        let startedAt: Instant
+        let stage: StaticString
+        let instruments: Instruments
+    }
+
+    private func start(_ origin: SpanOrigin) -> Span {
+        let span = tracer.startSpan("deliver", kind: .consumer, parent: origin.parent, at: origin.startedAt)
+        if span.isRecording { describe(span, origin.event, origin.instruments, origin.stage) }
+        return span
     }
 
     /// Stands for all deliveries of one event to one group: whoever receives it gets the distribution itself, so that a
     /// heatmap behind a collector counts every delivery though only three spans were sent.
-    private func summarySpan(
-        _ event: StoredEvent, _ parent: SpanContext, _ instruments: Instruments, _ stage: StaticString,
-        endedUnixNano: UInt64
-    ) {
-        let span = tracer.startSpan("deliver", kind: .consumer, parent: parent, at: startedAt)
+    private func summarySpan(_ origin: SpanOrigin, _ latencies: UnsafeBufferPointer<UInt64>, endedUnixNano: UInt64) {
+        let span = start(origin)
         guard span.isRecording else { return }
         var sketch = Sketch()
-        latencies.withUnsafeBufferPointer { sketch.insert(contentsOf: $0) }
-        describe(span, event, instruments, stage)
+        sketch.insert(contentsOf: latencies)
         span.setAttribute("isotherm.deliveries", latencies.count)
         span.setAttribute("isotherm.latency_p50_ns", Int64(clamping: sketch.quantile(0.5) ?? 0))
         span.setAttribute("isotherm.latency_p95_ns", Int64(clamping: sketch.quantile(0.95) ?? 0))
@@ -355,11 +372,29 @@ public final class DeliveryRecorder {
         span.setStage(stage)
         span.setAttribute("messaging.operation.type", "process")
         span.setAttribute("messaging.destination.name", event.topic)
-        span.setAttribute("tenant.id", tenant)
+        span.setAttribute("tenant.id", instruments.tenant)
         span.setAttribute("device.group", instruments.groupName)
         if let rendered = event.rendered.load() {
             EventFrame.withID(of: rendered) { span.setAttribute("messaging.message.id", utf8: $0) }
         }
+    }
+}
+
+/// Deliveries of one event to one group, in the order in which they were made.
+private protocol DeliveryList {
+    var count: Int { get }
+    func writtenUnixNano(_ index: Int) -> UInt64
+    /// Not called for a device without a name.
+    func withDevice(_ index: Int, _ body: (String) -> Void)
+}
+
+extension UnsafeBufferPointer<BroadcastRows.Row>: DeliveryList {
+    @inline(__always)
+    fileprivate func writtenUnixNano(_ index: Int) -> UInt64 { self[index].writtenUnixNano }
+
+    @inline(__always)
+    fileprivate func withDevice(_ index: Int, _ body: (String) -> Void) {
+        self[index].subscription._withUnsafeGuaranteedRef { if let device = $0.session.device { body(device) } }
     }
 }
 

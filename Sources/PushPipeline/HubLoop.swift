@@ -6,7 +6,7 @@ import Telemetry
 /// The hub's part on one loop. All state is touched on that loop only, which guards it: `@unchecked Sendable`.
 public final class HubLoop: @unchecked Sendable {
     public let index: Int
-    let loop: any DeliveryLoop
+    public let loop: any DeliveryLoop
     let configuration: DeliveryConfiguration
     let groups: GroupRegistry
     let metrics: PipelineMetrics
@@ -217,7 +217,7 @@ public final class HubLoop: @unchecked Sendable {
         let buffer = frames.count == 1 ? frames[0] : Array(frames.joined())
         let first = events[0].offset
         let last = events[events.count - 1].offset
-        recorder.begin(events, tenant: tenant.channel.tenant.name)
+        var broadcast = recorder.begin(connections: topic.live.count)
         buffer.withUnsafeBytes { bytes in
             for connection in topic.live {
                 guard connection.sentThrough < first else {
@@ -227,16 +227,16 @@ public final class HubLoop: @unchecked Sendable {
                 }
                 let sent = Self.send(bytes, to: connection.descriptor)
                 if sent == bytes.count {
-                    recorder.delivered(to: connection)
+                    broadcast.delivered(to: connection)
                 } else {
                     unserved.append((connection, sent))
                 }
             }
         }
-        recorder.finish()
+        recorder.finish(broadcast, of: events, tenant: tenant.channel.tenant.name)
         topic.lastSendUnixNano = Clock.now().unixNano
         tenant.journal.broadcast(
-            events, begunUnixNano: recorder.begunUnixNano, endedUnixNano: topic.lastSendUnixNano)
+            events, begunUnixNano: broadcast.begunAt.unixNano, endedUnixNano: topic.lastSendUnixNano)
         if unserved.isEmpty, !topic.live.isEmpty {
             // Any of them, by Weyl's sequence: a random number of the system's would be a system call.
             sampleTurn &+= 0x9E37_79B9_7F4A_7C15

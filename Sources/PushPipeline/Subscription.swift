@@ -59,8 +59,9 @@ public final class Subscription {
     let conflates: Bool
     /// What is sent first, as of `position`.
     var snapshot: Snapshot?
-    /// What the journal keeps of this connection.
-    var session: DeviceSession
+    /// What the journal keeps of this connection. Read at each delivery that is traced; on one loop there is nothing to
+    /// exclude.
+    @exclusivity(unchecked) var session: DeviceSession
     /// Up to here the journal knows when the socket got what this connection wants.
     var writtenThrough: UInt64
     unowned let transport: any DeviceTransport

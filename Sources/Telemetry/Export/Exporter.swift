@@ -12,6 +12,8 @@ final class Exporter: Sendable {
     private let maxQueuedBatches: Int
     private let report: @Sendable (String) -> Void
     private let operationDuration: Meter.Histogram<Double>?
+    /// Made once: taking an endpoint apart costs more than a request does.
+    private let component: [KeyValue]
     private let state: Guarded<State>
     private let multi: CurlMulti?
     private let process = getpid()
@@ -43,6 +45,7 @@ final class Exporter: Sendable {
         self.signal = signal
         self.operationDuration = operationDuration
         settings = configuration[signal]
+        component = SelfObservation.component(signal, settings)
         diskQueue = configuration.diskQueue
         maxQueuedBatches =
             signal == .traces
@@ -186,7 +189,7 @@ final class Exporter: Sendable {
     /// A batch is done with.
     func operationEnded(after duration: Duration, errorType: String?) {
         guard let operationDuration else { return }
-        var attributes = SelfObservation.component(self)
+        var attributes = component
         if let errorType { attributes.append(KeyValue("error.type", .string(errorType))) }
         operationDuration.record(duration / .seconds(1), attributes)
     }

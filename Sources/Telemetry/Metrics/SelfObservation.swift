@@ -77,7 +77,7 @@ struct SelfObservation {
     }
 
     private func exporter(_ noun: String, _ unit: String, _ exporter: Exporter) {
-        let component = Self.component(exporter)
+        let component = Self.component(exporter.signal, exporter.settings)
         meter.observableUpDownCounter(
             "otel.sdk.exporter.\(noun).inflight", unit: unit, description: "Handed to the exporter and not done with."
         ) { $0.observe(exporter.ledger.queued, component) }
@@ -105,14 +105,13 @@ struct SelfObservation {
         ]
     }
 
-    static func component(_ exporter: Exporter) -> [KeyValue] {
+    static func component(_ signal: Signal, _ settings: OTLPExporterSettings) -> [KeyValue] {
         let noun =
-            switch exporter.signal {
+            switch signal {
             case .traces: "span"
             case .metrics: "metric"
             case .logs: "log"
             }
-        let settings = exporter.settings
         var attributes = component("otlp_http_\(settings.encoding == .json ? "json_" : "")\(noun)_exporter")
         guard let (host, port) = server(settings.publicEndpoint) else { return attributes }
         attributes.append(KeyValue("server.address", .string(host)))

@@ -17,7 +17,7 @@ struct SpanBuffer {
     private nonisolated(unsafe) static let nowhere = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
     /// Bytes of tag and length, of which those up to `itemsStart` are known to be there.
-    private static let overhead = 1 + Wire.maxVarintBytes
+    static let overhead = 1 + Wire.maxVarintBytes
 
     var isOpen: Bool { storage != nil }
     /// Bytes up to the last span's end.
@@ -40,6 +40,16 @@ struct SpanBuffer {
     @inline(__always)
     mutating func appendInRoom(_ span: UnsafeRawPointer, count: Int) -> Bool {
         guard place + (count &+ Self.overhead) <= limit else { return false }
+        place = Self.write(span, count: count, at: place)
+        itemCount &+= 1
+        return true
+    }
+
+    /// Tag, length and span.
+    @inline(__always)
+    static func write(
+        _ span: UnsafeRawPointer, count: Int, at place: UnsafeMutableRawPointer
+    ) -> UnsafeMutableRawPointer {
         var at = Wire.byte(0x12, at: place)
         if count >= 0x80, count < 0x4000 {
             at.storeBytes(
@@ -48,9 +58,13 @@ struct SpanBuffer {
         } else {
             at = Wire.varint(UInt64(truncatingIfNeeded: count), at: at)
         }
-        place = Wire.copy(span, count: count, to: at)
-        itemCount &+= 1
-        return true
+        return Wire.copy(span, count: count, to: at)
+    }
+
+    mutating func append(_ block: SpanBlock) {
+        if place + block.bytes > limit { grow(block.bytes) }
+        place = Wire.copy(UnsafeRawPointer(block.memory.baseAddress.unsafelyUnwrapped), count: block.bytes, to: place)
+        itemCount += block.count
     }
 
     mutating func append(_ span: UnsafeRawPointer, count: Int) {
@@ -62,9 +76,15 @@ struct SpanBuffer {
 
     @inline(never)
     private mutating func appendGrowing(_ span: UnsafeRawPointer, _ count: Int) {
+        guard isOpen else { return }
+        grow(Self.overhead + count)
+        append(span, count: count)
+    }
+
+    private mutating func grow(_ bytes: Int) {
         guard let storage else { return }
         let end = end
-        let larger = (end + Self.overhead + count) * 2
+        let larger = (end + bytes) * 2
         let moved = UnsafeMutableRawPointer.allocate(byteCount: larger, alignment: 8)
         moved.copyMemory(from: storage, byteCount: end)
         BatchBuffers.release(storage, capacity: capacity)
@@ -73,7 +93,6 @@ struct SpanBuffer {
         fullAt = moved + (fullAt - storage)
         place = moved + end
         limit = moved + larger
-        append(span, count: count)
     }
 
     /// The batch owns the bytes from now on.

@@ -253,6 +253,27 @@ final class SpanCollector: Sendable {
         return true
     }
 
+    /// Most spans of a block; 0 where spans do not only go to the exporter.
+    var maxBlockSpans: Int { isExportingOnly && !isForked ? settings.maxBatchSpans : 0 }
+
+    /// Takes spans that ended without a slot; they count as started here. False when the exporter has no room, or the end
+    /// has come: then they never were.
+    func take(_ block: SpanBlock, scope: UInt16, from slab: UnsafeMutablePointer<SpanSlab>) -> Bool {
+        state.withLock { state in
+            let scope = Int(scope)
+            let open = state.open + scope
+            if open.pointee.itemCount + block.count > settings.maxBatchSpans { send(scope, &state) }
+            if !open.pointee.isOpen {
+                guard !state.isClosed, exporter.hasRoom else { return false }
+                open.pointee.open(state.envelopes[scope], maxBytes: settings.maxBatchBytes)
+            }
+            open.pointee.append(block)
+            SpanSlab.add(slab, .started, UInt64(block.count))
+            if open.pointee.isFull(settings.maxBatchSpans) { send(scope, &state) }
+            return true
+        }
+    }
+
     /// What is to be observed as well or instead, has outgrown its slot, or is a batch's first.
     @inline(never)
     private func takeRare(_ slot: UnsafeMutablePointer<SpanSlot>, _ state: inout State) -> Bool {

@@ -34,7 +34,7 @@ enum SpanFields {
         start.storeBytes(of: span.wireHigh, toByteOffset: 2, as: UInt64.self)
         start.storeBytes(of: span.wireLow, toByteOffset: 10, as: UInt64.self)
         start.storeBytes(of: 0x0812, toByteOffset: 18, as: UInt16.self)
-        start.storeBytes(of: span.wireID, toByteOffset: 20, as: UInt64.self)
+        start.storeBytes(of: span.wireID, toByteOffset: SpanSlot.spanIDOffset, as: UInt64.self)
         // 7 start_time_unix_nano
         start.storeBytes(of: 0x39, toByteOffset: 28, as: UInt8.self)
         start.storeBytes(of: startUnixNano.littleEndian, toByteOffset: SpanSlot.startOffset, as: UInt64.self)
@@ -57,6 +57,28 @@ enum SpanFields {
         slot.pointee.scope = scope
         slot.pointee.isRecordOnly = false
         slot.pointee.slab = slab
+    }
+
+    /// What one slot's spans share: what stood there at some moment, to which it can be taken back.
+    struct Shared {
+        private let write: UnsafeMutableRawPointer
+        private let keyFilter: UInt64
+        private let furtherAttributes: Int32
+
+        init(_ slot: UnsafeMutablePointer<SpanSlot>) {
+            write = slot.pointee.write
+            keyFilter = slot.pointee.keyFilter
+            furtherAttributes = slot.pointee.furtherAttributes
+        }
+
+        /// The same again under another id.
+        @inline(__always)
+        func begin(_ slot: UnsafeMutablePointer<SpanSlot>, wireID: UInt64) {
+            SpanSlot.inlineBytes(slot).storeBytes(of: wireID, toByteOffset: SpanSlot.spanIDOffset, as: UInt64.self)
+            slot.pointee.write = write
+            slot.pointee.keyFilter = keyFilter
+            slot.pointee.furtherAttributes = furtherAttributes
+        }
     }
 
     /// 5 name, of a span that has nothing behind its start yet.

@@ -190,6 +190,10 @@ struct SpanSlab {
         UnsafeCounter(slab.pointee.shared + counter.rawValue).bump()
     }
 
+    static func add(_ slab: UnsafeMutablePointer<SpanSlab>, _ counter: Counter, _ count: UInt64) {
+        UnsafeCounter(slab.pointee.shared + counter.rawValue).add(count)
+    }
+
     static func read(_ slab: UnsafeMutablePointer<SpanSlab>, _ counter: Counter) -> UInt64 {
         UnsafeCounter(slab.pointee.shared + counter.rawValue).read()
     }

@@ -51,6 +51,8 @@ struct SpanSlot {
     @usableFromInline static let reservedBytes = 144
     /// Longest name whose length is one byte.
     @usableFromInline static let maxShortName = 127
+    /// Where the span id's eight bytes stand.
+    static let spanIDOffset = 20
     /// Where the start's eight bytes stand.
     @usableFromInline static let startOffset = 29
 
@@ -151,6 +153,10 @@ struct UnsafeCounter {
         let next = place.pointee.load(ordering: .relaxed) &+ 1
         place.pointee.store(next, ordering: .releasing)
         return next
+    }
+
+    func add(_ count: UInt64) {
+        place.pointee.store(place.pointee.load(ordering: .relaxed) &+ count, ordering: .releasing)
     }
 
     func read() -> UInt64 { place.pointee.load(ordering: .acquiring) }

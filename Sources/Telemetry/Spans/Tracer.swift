@@ -35,7 +35,8 @@ public struct Tracer: Sendable {
             return startUnusual(name, kind, parent, instant)
         }
         let start = (instant ?? Clock.now()).unixNano
-        let span = parent.map { startChild(kind, $0, start) } ?? startRoot(kind, start)
+        // Not by `map`, which is a call of generic code.
+        let span = if let parent { startChild(kind, parent, start) } else { startRoot(kind, start) }
         if let slot = span.slot { SpanFields.name(slot, name) }
         return span
     }
