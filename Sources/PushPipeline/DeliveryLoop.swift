@@ -18,6 +18,6 @@ public protocol DeviceTransport: AnyObject {
     /// connection is gone.
     func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void)
     /// Closes after `farewell` has been written, or at once where there is none. The transport then ends the
-    /// subscription as for any other close.
-    func close(farewell: [UInt8]?)
+    /// subscription as for any other close, with this reason.
+    func close(farewell: [UInt8]?, reason: CloseReason)
 }

@@ -90,9 +90,6 @@ public final class Hub: Sendable {
         tenant.closeConnection()
     }
 
-    /// A loop for a stream whose connection belongs to none of them.
-    public var anyLoop: HubLoop { loops[Int.random(in: 0..<loops.count)] }
-
     /// For deliveries that do not go through a loop. Belongs to whoever asked for it.
     public func makeRecorder() -> DeliveryRecorder { newRecorder() }
 

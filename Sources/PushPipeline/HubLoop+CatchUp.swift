@@ -76,7 +76,7 @@ extension HubLoop {
         case .failure(let error):
             metrics.resets(error.code.rawValue)
             guard let offset = error.offset, [.tooOld, .corrupt].contains(error.code) else {
-                return close(subscription, retry: configuration.retry)
+                return close(subscription, retry: configuration.retry, reason: .error)
             }
             // Retention overtook this device between two reads, or an event is damaged: the device is told, and goes on
             // with what is kept and whole.

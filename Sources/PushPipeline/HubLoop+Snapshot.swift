@@ -47,7 +47,7 @@ extension HubLoop {
             metrics.resets(error.code.rawValue)
             return readSnapshot(snapshot, subscription)
         case .failure:
-            return close(subscription, retry: configuration.retry)
+            return close(subscription, retry: configuration.retry, reason: .error)
         }
         if sendAll(buffer[...], to: subscription, carrying: carried) { advance(subscription) }
     }

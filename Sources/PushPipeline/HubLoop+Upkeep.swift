@@ -75,7 +75,7 @@ extension HubLoop {
     func closeStalled() {
         let now = Clock.now().unixNano
         for subscription in Array(waiting.values) where now &- subscription.waitingSinceUnixNano > stallNano {
-            subscription.transport.close(farewell: nil)
+            subscription.transport.close(farewell: nil, reason: .stalled)
         }
     }
 
@@ -89,16 +89,18 @@ extension HubLoop {
         for (index, subscription) in all.enumerated() {
             let box = LoopConfined(subscription)
             schedule(afterNano: UInt64(index) * step) { loop in
-                if box.value.state != .closed { loop.close(box.value, retry: loop.configuration.retry) }
+                loop.close(box.value, retry: loop.configuration.retry, reason: .drained)
             }
         }
     }
 
     /// Closes with a `retry:` of one to two times `retry`, so that devices do not come back all at once.
-    func close(_ subscription: Subscription, retry: Duration) {
+    public func close(_ subscription: Subscription, retry: Duration, reason: CloseReason) {
+        guard subscription.state != .closed else { return }
         let base = Int64(retry.nanoseconds / 1_000_000)
         let frame = EventFrame.farewell(retryMilliseconds: base + Int64.random(in: 0...max(1, base)))
-        subscription.transport.close(farewell: subscription.state == .waitingForSocket ? nil : frame)
+        subscription.transport.close(
+            farewell: subscription.state == .waitingForSocket ? nil : frame, reason: reason)
     }
 
     func schedule(afterNano nano: UInt64, _ work: @escaping (HubLoop) -> Void) {

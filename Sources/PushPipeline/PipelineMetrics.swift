@@ -14,6 +14,8 @@ public enum PipelineStage: String, Sendable, CaseIterable {
 /// Why a stream ended; the label of `isotherm_connections_closed_total`.
 public enum CloseReason: String, Sendable, CaseIterable {
     case client, drained, stalled, error
+    /// By a newer stream of the same device.
+    case replaced
 }
 
 /// The pipeline's instruments. Their names are listed, with what they mean, in `docs/metrics.md`.

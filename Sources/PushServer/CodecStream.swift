@@ -1,90 +1,119 @@
-import EventStreams
+import NIOCore
+import NIOHTTPTypes
 import PushPipeline
-import Synchronization
 
 /// An event stream behind an HTTP codec: TLS, HTTP/2, or a connection that has carried other requests before.
 ///
-/// To the hub it is a device like any other whose socket takes nothing by itself: each buffer goes through `write`, one
-/// at a time, and the response's body takes it out and says when the codec has it. Nothing else is queued.
-final class CodecStream: DeviceTransport, Sendable {
-    /// A buffer on its way to the codec. Finished once: by whoever takes it out, or as not written when nobody does.
-    final class Write: Sendable {
-        let bytes: ArraySlice<UInt8>
-        private let completion: @Sendable (_ isWritten: Bool) -> Void
-        private let isFinished = Atomic(false)
-
-        init(_ bytes: ArraySlice<UInt8>, completion: @escaping @Sendable (_ isWritten: Bool) -> Void) {
-            self.bytes = bytes
-            self.completion = completion
-        }
-
-        func finish(_ isWritten: Bool) {
-            if !isFinished.exchange(true, ordering: .relaxed) { completion(isWritten) }
-        }
-
-        deinit { finish(false) }
-    }
-
+/// To the hub it is a device like any other whose socket takes nothing by itself: each buffer goes through `write`, one at
+/// a time, as a part of the response's body, and has been written once the kernel has its last byte: what encrypts,
+/// frames or waits for a window on the way holds the promise back. Nothing else is queued.
+///
+/// Belongs to its connection's loop, which guards it: `@unchecked Sendable`.
+final class CodecStream: DeviceTransport, @unchecked Sendable {
     let descriptor: Int32 = -1
-    let probedDescriptor: Int32
-    /// Ends when the server closes the stream. At most one buffer of the hub's and one farewell wait in it.
-    let writes: AsyncStream<Write>
-    private let continuation: AsyncStream<Write>.Continuation
+    /// Ends when the server ends the stream.
+    let closing: AsyncStream<Never>
+    private let continuation: AsyncStream<Never>.Continuation
+    private let channel: any Channel
     private let hubLoop: HubLoop
-    private let state = Mutex(State())
+    private var subscription: Subscription?
+    private var closeReason = CloseReason.client
+    private var hasEnded = false
+    private var isClosing = false
 
-    private struct State: @unchecked Sendable {
-        /// Touched on the hub's loop only.
-        var subscription: Subscription?
-        var closeReason = CloseReason.client
-        var hasEnded = false
-    }
+    /// The channel of the request that is being answered.
+    @TaskLocal static var requestChannel: (any Channel)?
 
-    init(hubLoop: HubLoop, probedDescriptor: Int32) {
+    /// - Parameter hubLoop: the hub's part on the channel's loop.
+    init(channel: any Channel, hubLoop: HubLoop) {
+        self.channel = channel
         self.hubLoop = hubLoop
-        self.probedDescriptor = probedDescriptor
-        (writes, continuation) = AsyncStream.makeStream()
+        (closing, continuation) = AsyncStream.makeStream()
     }
 
-    /// Begins delivery with `opening`, the stream's first lines.
+    /// Begins delivery with `opening`, the stream's first lines, once the response's head has been handed to the channel.
     func begin(_ request: SubscriptionRequest, channel: TenantChannel, opening: [UInt8]) {
         hubLoop.execute { [self] in
-            guard !state.withLock({ $0.hasEnded }) else { return }
-            let subscription = hubLoop.subscribe(request, channel: channel, opening: opening, transport: self)
-            state.withLock { $0.subscription = subscription }
+            guard !hasEnded else { return }
+            subscription = hubLoop.subscribe(request, channel: channel, opening: opening, transport: self)
         }
     }
 
-    /// Ends the subscription; whoever reads `writes` calls it when it stops.
+    /// Ends the subscription, once nobody answers the request any more.
     func end() {
         continuation.finish()
         hubLoop.execute { [self] in
-            let (subscription, reason) = state.withLock { state in
-                state.hasEnded = true
-                defer { state.subscription = nil }
-                return (state.subscription, state.closeReason)
-            }
-            if let subscription { hubLoop.unsubscribe(subscription, reason: reason) }
+            hasEnded = true
+            guard let subscription else { return }
+            self.subscription = nil
+            hubLoop.unsubscribe(subscription, reason: closeReason)
+        }
+    }
+
+    /// Makes room for a newer stream of the same device.
+    func replace(retry: Duration) {
+        hubLoop.execute { [self] in
+            if let subscription { hubLoop.close(subscription, retry: retry, reason: .replaced) }
         }
     }
 
     // MARK: The hub's side
 
-    func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void) {
-        let completion = OnLoop(completion)
-        continuation.yield(
-            Write(bytes) { [hubLoop] isWritten in hubLoop.execute { completion.value(isWritten) } })
+    /// Of the socket below; -1 once it is closed, since its number may be another's then.
+    var probedDescriptor: Int32 {
+        Self.socket(of: channel) ?? channel.parent.flatMap { Self.socket(of: $0) } ?? -1
     }
 
-    func close(farewell: [UInt8]?) {
-        state.withLock { $0.closeReason = farewell == nil ? .stalled : .drained }
-        if let farewell { continuation.yield(Write(farewell[...]) { _ in }) }
-        continuation.finish()
+    /// Nil for a stream of HTTP/2, which has none of its own.
+    private static func socket(of channel: any Channel) -> Int32? {
+        guard channel.isActive else { return nil }
+        let descriptor = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
+            of: NIOBSDSocket.Handle.self
+        ) { $0 }
+        return descriptor
+    }
+
+    func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void) {
+        let loop = channel.eventLoop.assumeIsolatedUnsafeUnchecked()
+        channel.writeAndFlush(HTTPResponsePart.body(ByteBuffer(bytes: bytes))).assumeIsolatedUnsafeUnchecked()
+            .whenComplete { result in
+                // On a later turn, also when the write completed or failed at once.
+                loop.execute {
+                    if case .success = result { completion(true) } else { completion(false) }
+                }
+            }
+    }
+
+    func close(farewell: [UInt8]?, reason: CloseReason) {
+        guard !isClosing else { return }
+        isClosing = true
+        closeReason = reason
+        guard let farewell else {
+            // What waits in the codec would keep the response from ending.
+            if let watch = try? channel.pipeline.syncOperations.handler(type: PaceWatch.self) {
+                watch.connection.ends(reason.connectionEnd ?? .stalled)
+            }
+            channel.close(promise: nil)
+            continuation.finish()
+            return
+        }
+        let continuation = continuation
+        channel.writeAndFlush(HTTPResponsePart.body(ByteBuffer(bytes: farewell))).whenComplete { _ in
+            continuation.finish()
+        }
+        // A device that reads nothing does not hold the shutdown up.
+        channel.eventLoop.scheduleTask(in: .seconds(1)) { continuation.finish() }
     }
 }
 
-/// Carries a value of the hub's loop to other threads and back, where alone it is used.
-private struct OnLoop<Value>: @unchecked Sendable {
-    let value: Value
-    init(_ value: Value) { self.value = value }
+extension CloseReason {
+    /// Of a connection that was closed with its stream; nil where the client or the network did.
+    var connectionEnd: ConnectionEnd? {
+        switch self {
+        case .client, .error: nil
+        case .drained: .drained
+        case .stalled: .stalled
+        case .replaced: .replaced
+        }
+    }
 }

@@ -14,6 +14,8 @@ enum ConnectionEnd: String, CaseIterable {
     /// It took nothing for too long.
     case stalled
     case drained
+    /// Its stream made room for a newer one of the same device.
+    case replaced
     /// Over a limit of connections.
     case refused
     /// What came was not a request that can be read in one way only.

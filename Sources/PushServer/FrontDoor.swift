@@ -110,11 +110,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             if let subscription = stream.subscription {
                 hubLoop.unsubscribe(subscription, reason: stream.closeReason)
             }
-            switch stream.closeReason {
-            case .client, .error: break
-            case .drained: connection.ends(.drained)
-            case .stalled: connection.ends(.stalled)
-            }
+            if let end = stream.closeReason.connectionEnd { connection.ends(end) }
             place.giveBack()
         }
         state = .closed
@@ -398,6 +394,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         let subscription = hubLoop.subscribe(
             request.subscription(start), channel: channel, opening: opening, transport: connection)
         connection.subscription = subscription
+        server.replaceable(place, connection, on: hubLoop, context.eventLoop)
         // The first bytes may have found the connection broken: then it has ended already, and nobody else ends this.
         if case .closed = state { hubLoop.unsubscribe(subscription, reason: .client) }
     }

@@ -34,11 +34,15 @@ struct HTTP2Codec {
                 keepalive: .init(pingInterval: .seconds(30), ackTimeout: .seconds(20))))
         let pipeline = channel.pipeline.syncOperations
         let (server, logger, handOver) = (server, logger, handOver)
+        let watch = HTTP2EndWatch(
+            connection, grace: TimeAmount(configuration.delivery.drainInterval) + .seconds(1))
+        let boundWatch = NIOLoopBound(watch, eventLoop: channel.eventLoop)
         _ = try pipeline.configureHTTP2Pipeline(
             mode: .server, connectionConfiguration: settings, streamConfiguration: .init(),
             streamDelegate: manager.http2StreamDelegate
         ) { stream in
             stream.eventLoop.makeCompletedFuture {
+                boundWatch.value.opened(stream)
                 let pipeline = stream.pipeline.syncOperations
                 try pipeline.addHandler(HTTP2FramePayloadToHTTPServerCodec())
                 try pipeline.addHandler(StreamRequestTimer(server))
@@ -46,10 +50,55 @@ struct HTTP2Codec {
                 handOver.yield(try NIOAsyncChannel(wrappingChannelSynchronously: stream))
             }
         }
+        try pipeline.addHandler(watch)
         try pipeline.addHandler(manager)
         try pipeline.addHandler(HTTP2ErrorHandler(server: server, connection: connection))
         // The channel has been active for a while; the manager's timers begin now.
         manager.channelActive(context: try pipeline.context(handler: manager))
+    }
+}
+
+/// Notes why the server ends a connection: the manager behind it says goodbye without a reason. It also waits for an answer
+/// to that, which may never come; here is the end of the waiting.
+private final class HTTP2EndWatch: ChannelDuplexHandler {
+    typealias InboundIn = HTTP2Frame
+    typealias OutboundIn = HTTP2Frame
+    typealias OutboundOut = HTTP2Frame
+
+    private let connection: Connection
+    private let grace: TimeAmount
+    private var streamCount = 0
+    private var end: Scheduled<Void>?
+
+    init(_ connection: Connection, grace: TimeAmount) {
+        self.connection = connection
+        self.grace = grace
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        end?.cancel()
+        context.fireChannelInactive()
+    }
+
+    func opened(_ stream: any Channel) {
+        streamCount += 1
+        let bound = NIOLoopBound(self, eventLoop: stream.eventLoop)
+        stream.closeFuture.whenComplete { _ in bound.value.streamCount -= 1 }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if event is ChannelShouldQuiesceEvent { connection.ends(.drained) }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        // With streams open, it is a PING that was not answered.
+        if case .goAway = unwrapOutboundIn(data).payload, end == nil {
+            connection.ends(streamCount == 0 ? .idle : .stalled)
+            let channel = context.channel
+            end = context.eventLoop.scheduleTask(in: grace) { channel.close(promise: nil) }
+        }
+        context.write(data, promise: promise)
     }
 }
 
@@ -63,11 +112,6 @@ private final class HTTP2ErrorHandler: ChannelInboundHandler {
     init(server: ServerCore, connection: Connection) {
         self.server = server
         self.connection = connection
-    }
-
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        if event is ChannelShouldQuiesceEvent { connection.ends(.drained) }
-        context.fireUserInboundEventTriggered(event)
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {

@@ -7,6 +7,8 @@ public struct LimitsConfiguration: Sendable {
     public var connectionsPerAddress = 0
     /// Streams and polls at a time of one device of a tenant, as it names itself. Default 16.
     public var streamsPerDevice = 16
+    /// What a device's stream beyond its limit means. Default `replace`.
+    public var deviceOverflow = DeviceOverflow.replace
     /// Most fields of a request head. Default 100.
     public var headFields = 100
     /// Bytes a second that a request's body must bring, on average and after `headTimeout`. Default 1 KiB.
@@ -15,6 +17,14 @@ public struct LimitsConfiguration: Sendable {
     public var shedRetry = Duration.seconds(10)
 
     public init() {}
+
+    public enum DeviceOverflow: String, Sendable, CaseIterable {
+        /// The device's oldest stream ends: a phone that has changed networks comes back before anybody knows that its
+        /// former connection is dead.
+        case replace
+        /// The new one is turned away.
+        case refuse
+    }
 
     /// Descriptors that are not for connections: the log, the exporter, threads' pollers, and those that are only told to
     /// come back.

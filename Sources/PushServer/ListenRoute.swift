@@ -29,28 +29,24 @@ struct ListenRoute {
 
     // MARK: Event stream
 
-    private func stream(_ request: Request, _ wanted: DeviceRequest, _ channel: TenantChannel) throws -> Response {
+    private func stream(_ request: Request, _ wanted: DeviceRequest, _ log: TenantChannel) throws -> Response {
+        guard let channel = CodecStream.requestChannel else {
+            preconditionFailure("a request that came over no channel")
+        }
         let place = try core.admit(wanted)
         let core = core
         let body = ResponseBody { writer in
             defer { place.giveBack() }
-            let stream = CodecStream(hubLoop: core.hub.anyLoop, probedDescriptor: -1)
-            let start = StartPosition(cursor: wanted.cursor, channel: channel)
+            let stream = CodecStream(channel: channel, hubLoop: core.hubLoop(of: channel))
+            place.onReplaced { stream.replace(retry: core.configuration.limits.shedRetry) }
+            let start = StartPosition(cursor: wanted.cursor, channel: log)
             if let reset = start.reset { core.metrics.resets(reset.reason) }
             stream.begin(
-                wanted.subscription(start), channel: channel,
+                wanted.subscription(start), channel: log,
                 opening: core.opening + (wanted.wantsHello ? EventFrame.hello : []) + (start.reset?.frame ?? []))
             defer { stream.end() }
             try await request.body.consumeWithCancellationOnInboundClose { _ in
-                for await write in stream.writes {
-                    do {
-                        try await writer.write(ByteBuffer(bytes: write.bytes))
-                    } catch {
-                        write.finish(false)
-                        throw error
-                    }
-                    write.finish(true)
-                }
+                for await _ in stream.closing {}
             }
             try await writer.finish(nil)
         }
@@ -73,14 +69,14 @@ struct ListenRoute {
             defer { place.giveBack() }
             let follower = Follower(core: core, wanted: wanted, channel: channel)
             follower.opened()
-            defer { follower.closed() }
+            defer { follower.closed(isReplaced: place.isReplaced) }
             var position = follower.start.after ?? channel.visibleHead
             try await writer.write(ByteBuffer(bytes: Self.opening(follower.start, on: channel.stream)))
             if let reset = follower.start.reset { core.metrics.resets(reset.reason) }
             let heartbeat = core.configuration.delivery.heartbeatInterval
             var lastWrite = ContinuousClock.now
             try await request.body.consumeWithCancellationOnInboundClose { _ in
-                while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled {
+                while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled, !place.isReplaced {
                     let page = try await follower.read(after: position, limit: 256)
                     position = page.position
                     if page.isAtHead {
@@ -144,7 +140,11 @@ struct ListenRoute {
             events = page.events
             if !events.isEmpty { break }
             if !page.isAtHead { continue }
-            if ContinuousClock.now >= deadline || core.isDraining.load(ordering: .relaxed) || Task.isCancelled { break }
+            if ContinuousClock.now >= deadline || core.isDraining.load(ordering: .relaxed) || Task.isCancelled
+                || place.isReplaced
+            {
+                break
+            }
             await channel.waitForEvent(after: position, until: min(deadline, .now + .seconds(1)))
         }
         var json = JSONWriter()
@@ -220,8 +220,9 @@ private struct Follower: Sendable {
 
     func opened() { core.metrics.opened(connections) }
 
-    func closed() {
-        let reason = core.isDraining.load(ordering: .relaxed) ? CloseReason.drained : .client
+    func closed(isReplaced: Bool) {
+        let reason: CloseReason =
+            isReplaced ? .replaced : core.isDraining.load(ordering: .relaxed) ? .drained : .client
         core.metrics.closed(connections, reason: reason)
     }
 

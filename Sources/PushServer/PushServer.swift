@@ -96,7 +96,9 @@ public final class PushServer: Service {
             responder: { request, writer, channel in
                 let context = BasicRequestContext(
                     source: ApplicationRequestContextSource(channel: channel, logger: logger))
-                let response = try await responder.respond(to: request, context: context)
+                let response = try await CodecStream.$requestChannel.withValue(channel) {
+                    try await responder.respond(to: request, context: context)
+                }
                 try await writer.write(response: response.head, body: response.body)
             },
             configuration: .init(
@@ -238,10 +240,6 @@ public final class PushServer: Service {
     private func bind(_ host: String, _ port: Int, tls: TLSStore?) async throws -> any Channel {
         let core = core
         let codecs = GeneralCodecs(server: core, http1: http1, logger: logger, handOver: ordinary.continuation)
-        let hubLoops = Dictionary(
-            uniqueKeysWithValues: zip(Array(loops.makeIterator()), core.hub.loops).map { loop, hubLoop in
-                (ObjectIdentifier(loop), hubLoop)
-            })
         return try await ServerBootstrap(group: loops)
             .serverChannelOption(.backlog, value: 4_096)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -254,10 +252,7 @@ public final class PushServer: Service {
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    // Every child's loop is one of the group's.
-                    guard let hubLoop = hubLoops[ObjectIdentifier(channel.eventLoop)] else {
-                        preconditionFailure("a connection on a loop that is not the server's")
-                    }
+                    let hubLoop = core.hubLoop(of: channel)
                     guard let connection = core.connections.open(channel) else { throw ChannelError.eof }
                     // The channel keeps its last buffer for as long as it lives: a stream one that held its request's head.
                     // Reads that fill it make the next one larger.

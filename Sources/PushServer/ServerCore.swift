@@ -56,7 +56,8 @@ final class ServerCore: Sendable {
             limit: configuration.limits.effectiveConnections(descriptorLimit: Self.descriptorLimit),
             perAddress: configuration.limits.connectionsPerAddress)
         devicePlaces = DevicePlaces(
-            limit: configuration.limits.streamsPerDevice, retry: configuration.limits.shedRetry)
+            limit: configuration.limits.streamsPerDevice, overflow: configuration.limits.deviceOverflow,
+            retry: configuration.limits.shedRetry)
         let retry = configuration.delivery.retry.components
         opening = EventFrame.opening(
             retryMilliseconds: retry.seconds * 1_000 + retry.attoseconds / 1_000_000_000_000_000)
@@ -68,7 +69,30 @@ final class ServerCore: Sendable {
         }
     }
 
+    /// The hub's part on a connection's loop, which is one of the server's.
+    func hubLoop(of channel: any Channel) -> HubLoop {
+        let found = hub.loops.first { ($0.loop as? NIODeliveryLoop)?.eventLoop === channel.eventLoop }
+        guard let found else { preconditionFailure("a connection on a loop that is not the server's") }
+        return found
+    }
+
     // MARK: Room
+
+    /// From now on the stream ends when its device opens one too many.
+    func replaceable(
+        _ place: StreamPlace, _ connection: StreamConnection, on hubLoop: HubLoop, _ eventLoop: any EventLoop
+    ) {
+        guard place.canBeReplaced else { return }
+        let bound = NIOLoopBound(connection, eventLoop: eventLoop)
+        let retry = configuration.limits.shedRetry
+        place.onReplaced {
+            eventLoop.execute {
+                if let subscription = bound.value.subscription {
+                    hubLoop.close(subscription, retry: retry, reason: .replaced)
+                }
+            }
+        }
+    }
 
     private static var descriptorLimit: Int {
         var limit = rlimit()

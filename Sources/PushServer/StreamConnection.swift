@@ -30,15 +30,11 @@ final class StreamConnection: DeviceTransport {
         }
     }
 
-    func close(farewell: [UInt8]?) {
+    func close(farewell: [UInt8]?, reason: CloseReason) {
         guard !isClosing else { return }
         isClosing = true
-        guard let farewell else {
-            closeReason = .stalled
-            channel.close(promise: nil)
-            return
-        }
-        closeReason = .drained
+        closeReason = reason
+        guard let farewell else { return channel.close(promise: nil) }
         let channel = channel
         channel.writeAndFlush(ByteBuffer(bytes: farewell)).whenComplete { _ in channel.close(promise: nil) }
         // A device that reads nothing does not hold the shutdown up.

@@ -104,7 +104,7 @@ struct GovernanceTests {
     func ownLimits() throws {
         let server = try IsothermProcess(
             configuration: """
-                limits: {connections_per_address: 3, streams_per_device: 2}
+                limits: {connections_per_address: 3, streams_per_device: 2, device_overflow: refuse}
                 tenants:
                   acme: {tokens: [acme-token-1], connections: 3}
                   other: {tokens: [other-token-1]}
@@ -138,6 +138,51 @@ struct GovernanceTests {
         #expect(try #require(try server.metric("isotherm_http_connections_refused_total{limit=\"address\"}")) >= 1)
         #expect(try server.metric("isotherm_streams_shed_total{reason=\"quota_exceeded\"}") == 1)
         withExtendedLifetime((others, first, third)) {}
+    }
+
+    @Test("a device's stream beyond its limit ends its oldest, told when to come back; other devices keep theirs")
+    func replacement() throws {
+        let server = try IsothermProcess(arguments: [
+            "--set", "limits.streams_per_device=2", "--set", "gateway.durability=memory",
+        ])
+        func replaced() throws -> Double? {
+            try server.metric("isotherm_connections_closed_total{reason=\"replaced\"}")
+        }
+        let other = try Device(port: server.port, "/v1/events/t?device=other")
+        let nameless = try (0..<3).map { _ in try Device(port: server.port, "/v1/events/t") }
+        // At the limit: both stay.
+        let first = try Device(port: server.port, "/v1/events/t?device=d")
+        let second = try Device(port: server.port, "/v1/events/t?device=d")
+        try server.publish("t", "1")
+        _ = try first.events(1)
+        _ = try second.events(1)
+        #expect(try replaced() == 0)
+        // Beyond it: the oldest ends, whichever codec the newest has.
+        let third = try Device(port: server.port, "/v1/events/t?device=d")
+        let end = first.connection.receiveAll()
+        #expect(end.contains(#/retry: [0-9]{5}\n/#), "10 to 20 s: \(end)")
+        let lines = try RawConnection(port: server.port)
+        try lines.send("GET /v1/events/t?device=d HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+        _ = try lines.receive(until: "\r\n\r\n")
+        #expect(second.connection.receiveAll().contains("retry: "))
+        // A stream of lines is replaced as well, and a stream behind a codec.
+        let codec = try RawConnection(port: server.port)
+        try codec.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        _ = try codec.receive(until: "ok\n")
+        try codec.send("GET /v1/events/t?device=d HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        _ = try codec.receive(until: ": isotherm")
+        #expect(third.connection.receiveAll().contains("retry: "))
+        let newest = try (0..<2).map { _ in try Device(port: server.port, "/v1/events/t?device=d") }
+        #expect(try codec.receive(until: ": closing").contains(#/retry: [0-9]{5}\n/#))
+        #expect(try lines.receive(until: "0\r\n\r\n").hasSuffix("0\r\n\r\n"), "the answer ends in good order")
+        try Wait.until("five are counted") { try replaced() == 5 }
+        try server.publish("t", "2")
+        for device in nameless + [other] { #expect(try device.events(2).map(\.data) == ["1", "2"]) }
+        for device in newest { #expect(try device.events(1).map(\.data) == ["2"]) }
+        #expect(try server.metric("isotherm_streams_shed_total{reason=\"too_many_connections\"}") == 0)
+        let opened = try #require(try server.metric("isotherm_connections_opened_total"))
+        let open = try server.metric("isotherm_connections{tenant=\"default\",device_group=\"unknown\"}")
+        #expect(opened == 11 && open == 6, "\(opened) opened, \(open ?? -1) open")
     }
 
     @Test("heads and bodies that drip are answered 408 and closed, however often a byte comes")
@@ -185,7 +230,9 @@ struct GovernanceTests {
 
     @Test("idle connections are closed, whichever codec has them")
     func idle() throws {
-        let server = try IsothermProcess(arguments: ["--set", "idle_timeout=300ms"])
+        let server = try IsothermProcess(arguments: [
+            "--set", "idle_timeout=300ms", "--set", "delivery.drain_interval=100ms",
+        ])
         for request in [
             "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
             "POST /v1/events/t HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
@@ -195,7 +242,11 @@ struct GovernanceTests {
             _ = try connection.receive(until: "\n")
             _ = connection.receiveAll()
         }
-        try Wait.until("both are counted") { try closed(server, "idle") == 2 }
+        // HTTP/2's preface and empty SETTINGS, and no stream.
+        let http2 = try RawConnection(port: server.port)
+        try http2.send(Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [0, 0, 0, 4, 0, 0, 0, 0, 0])
+        _ = http2.receiveAll()
+        try Wait.until("all are counted") { try closed(server, "idle") == 3 }
     }
 
     @Test("a head at its limits is served, one beyond gets 431, on a first and on a later request")

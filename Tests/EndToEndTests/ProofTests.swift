@@ -106,6 +106,41 @@ struct ProofTests {
         withExtendedLifetime((prices, later)) {}
     }
 
+    @Test(
+        "the kernel's acknowledgements are found below TLS and HTTP/2, and not while the device reads nothing",
+        arguments: ["--http1.1", "--http2", "--http2-prior-knowledge"])
+    func acknowledgedBelowCodecs(version: String) throws {
+        let certificate = try TestCertificate(name: "one")
+        let (server, securePort) = try certificate.server(["--set", "gateway.durability=memory"])
+        let url = version.contains("prior") ? "http://127.0.0.1:\(server.port)" : "https://127.0.0.1:\(securePort)"
+        let curl = try ChildProcess(
+            "/usr/bin/curl",
+            [
+                "-sSN", version, "--cacert", certificate.certificate, "-H", "Accept: text/event-stream",
+                url + "/v1/events/t?device=d&group=g",
+            ])
+        try Wait.until("the stream is open") { curl.output.contains(": isotherm") }
+        func acknowledged() throws -> Double? {
+            try server.metric("isotherm_acknowledgements_total{outcome=\"acknowledged\"}")
+        }
+        let id = try server.publish("t", "the event").id
+        try Wait.until("it is acknowledged") { try deliveries(server, id)["d"]?.status == "acknowledged" }
+        let row = try #require(try deliveries(server, id)["d"])
+        #expect(try #require(row.acknowledged_ms) >= (try #require(row.written_ms)) - 1)
+        // It stops reading: what its kernel still takes is acknowledged, the rest is not written, and never said to be.
+        kill(curl.processIdentifier, SIGSTOP)
+        let filler = String(repeating: "x", count: 200_000)
+        var last = id
+        for _ in 1...80 { last = try server.publish("t", filler).id }
+        try Wait.until("the stream is behind") { try deliveries(server, last)["d"]?.status == "behind" }
+        let soFar = try acknowledged()
+        #expect(soFar ?? 0 >= 1)
+        kill(curl.processIdentifier, SIGCONT)
+        try Wait.until("all has arrived") { try deliveries(server, last)["d"]?.status != "behind" }
+        try Wait.until("the last is acknowledged") { try deliveries(server, last)["d"]?.status == "acknowledged" }
+        curl.stop()
+    }
+
     @Test("a connection that ends before the event's turn is told as closed; the resumed one as a replay")
     func closedThenResumed() throws {
         let server = try IsothermProcess(arguments: ["--set", "gateway.durability=written"])

@@ -35,6 +35,9 @@ struct Setting {
                 "limits.connections_per_address", \.limits.connectionsPerAddress,
                 "of one address or IPv6 /64; 0: no limit"),
             .integer("limits.streams_per_device", \.limits.streamsPerDevice, "of one device of a tenant; 0: no limit"),
+            .choice(
+                "limits.device_overflow", \.limits.deviceOverflow,
+                "a device's stream beyond that: replace (its oldest ends) or refuse"),
             .integer("limits.head_fields", \.limits.headFields, "most fields of a request head"),
             .bytes("limits.body_rate", \.limits.bodyRate, "a body must bring so much a second"),
             .duration("limits.shed_retry", \.limits.shedRetry, "who finds no room comes back after 1 to 2 times this"),
