@@ -1,3 +1,5 @@
+import Synchronization
+
 extension HeatmapGrid {
     public struct StageShare: Sendable, Equatable {
         public let stage: String
@@ -43,12 +45,27 @@ extension HeatmapGrid {
     /// A sum that is shared by all copies of its cell: most cells have none, and are small.
     final class Summed: Sendable {
         let cells: CellSum
-        /// Whose traces these are, where the sum does not have them: looked through only when somebody asks.
-        let tracesOf: [Cell?]
+        /// Whose traces these are, where the sum does not have them.
+        private let tracesOf: [Cell?]
+        private let found = AtomicLazyReference<Traces>()
+
+        private final class Traces: Sendable {
+            let traces: [SlowTrace]
+
+            init(_ traces: [SlowTrace]) { self.traces = traces }
+        }
 
         init(_ cells: CellSum, tracesOf: [Cell?] = []) {
             self.cells = cells
             self.tracesOf = tracesOf
+        }
+
+        /// Looked for once, and only when somebody asks.
+        var slowest: [SlowTrace] {
+            if let found = found.load() { return found.traces }
+            var all = cells.exemplars
+            for case let cell? in tracesOf { for trace in cell.slowest { all.note(trace) } }
+            return found.storeIfNil(Traces(all.traces)).traces
         }
 
         var sketch: Sketch { cells.sketch }
@@ -141,11 +158,8 @@ extension HeatmapGrid.Cell {
     /// Traces to look at, slowest first: the slowest, and some near the high percentiles.
     public var slowest: [SlowTrace] {
         switch content {
-        case .sum(let sum):
-            var all = sum.cells.exemplars
-            for case let cell? in sum.tracesOf { for trace in cell.slowest { all.note(trace) } }
-            return all.traces
-        case .packed(let cell, _): return cell.exemplars
+        case .sum(let sum): sum.slowest
+        case .packed(let cell, _): cell.exemplars
         }
     }
 
@@ -199,12 +213,13 @@ extension HeatmapGrid.Cell {
         var totals: [HeatmapGrid.StageTotal] = []
         for cell in cells {
             switch cell.content {
-            case .packed(let packed, _): sum.add(packed)
-            case .sum(let other): sum.add(other.cells)
+            case .packed(let packed, _): sum.add(packed, withExemplars: false)
+            case .sum(let other): sum.add(other.cells, withExemplars: false)
             }
             totals.add(cell.totals)
         }
-        return Self(sum, isOpen: cells.contains { $0.state == .open }, totals: totals, measure)
+        return Self(
+            sum, tracesOf: cells, isOpen: cells.contains { $0.state == .open }, totals: totals, measure)
     }
 }
 

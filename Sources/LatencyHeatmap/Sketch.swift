@@ -147,10 +147,24 @@ public struct Sketch: Sendable, Equatable {
             reserve(first, through: last)
         }
         if buckets.used == 0 { return buckets.zeros >= rank ? 0 : buckets.max }
+        // No bucket counts more than all of them.
+        let found =
+            count == .max
+            ? addTokens(buckets, rank: rank) { $0.saturatingAdding($1) } : addTokens(buckets, rank: rank) { $0 &+ $1 }
+        if buckets.zeros >= rank { return 0 }
+        return found >= 0 ? Swift.min(BucketScale.representative(found &+ firstPosition), buckets.max) : buckets.max
+    }
+
+    /// - Returns: the slot that has the value at the rank; -1 where none has.
+    @inline(__always)
+    private mutating func addTokens(
+        _ buckets: PackedCell.Buckets, rank: UInt64, _ sum: (UInt64, UInt64) -> UInt64
+    ) -> Int {
+        let start = buckets.first &- firstPosition
         return counts.withUnsafeMutableBufferPointer { counts in
             let counts = counts
             var at = buckets.tokens
-            var slot = first &- firstPosition
+            var slot = start
             var left = buckets.used
             /// How many more values there are up to the rank; the first bucket that has more than these has the value.
             var before = buckets.zeros < rank ? rank &- 1 &- buckets.zeros : .max
@@ -158,7 +172,7 @@ public struct Sketch: Sendable, Equatable {
             repeat {
                 let token = PackedCell.next(&at)
                 slot &+= token.gap
-                counts[slot] = counts[slot].saturatingAdding(token.count)
+                counts[slot] = sum(counts[slot], token.count)
                 left &-= 1
                 if before < token.count {
                     found = slot
@@ -169,11 +183,10 @@ public struct Sketch: Sendable, Equatable {
             while left > 0 {
                 let token = PackedCell.next(&at)
                 slot &+= token.gap
-                counts[slot] = counts[slot].saturatingAdding(token.count)
+                counts[slot] = sum(counts[slot], token.count)
                 left &-= 1
             }
-            if buckets.zeros >= rank { return 0 }
-            return found >= 0 ? Swift.min(BucketScale.representative(found &+ firstPosition), buckets.max) : buckets.max
+            return found
         }
     }
 

@@ -159,7 +159,7 @@ struct PageData {
     }
 
     /// Some rows, spread over all: the rest takes as much in proportion.
-    fileprivate static func some(_ rows: Int) -> [Int] { Array(stride(from: 0, to: rows, by: Swift.max(1, rows / 10))) }
+    fileprivate static func some(_ rows: Int) -> [Int] { Array(stride(from: 0, to: rows, by: Swift.max(1, rows / 6))) }
 
     fileprivate static func expected(_ bytes: [UInt8], _ some: [Int], _ rows: Int) -> Int {
         bytes.count * rows / Swift.max(1, some.count)

@@ -86,12 +86,18 @@ struct RangeEncoder: ~Copyable {
     }
 
     /// Exp-Golomb: the length of `value + 1` in unary, then its bits after the first; length and second bit adapt.
+    @inline(__always)
     mutating func number(_ value: UInt64, _ model: Model) {
+        // Most numbers are zero, and one bit says it.
+        if value == 0 { bit(false, at: model.table) } else { positive(value, model) }
+    }
+
+    @inline(never)
+    private mutating func positive(_ value: UInt64, _ model: Model) {
         let plusOne = value == .max ? value : value + 1
         let length = 63 - plusOne.leadingZeroBitCount
         for at in 0..<length { bit(true, at: model.table &+ at) }
         bit(false, at: model.table &+ length)
-        guard length > 0 else { return }
         bit(plusOne >> UInt64(length - 1) & 1 == 1, at: model.table &+ Self.lengths &+ length)
         if length > 1 { raw(plusOne, bits: length - 1) }
     }
