@@ -64,6 +64,8 @@ struct RowBuckets: ~Copyable {
     mutating func collect(_ cells: [HeatmapGrid.Cell?]) {
         buckets.removeAll(keepingCapacity: true)
         ends.removeAll(keepingCapacity: true)
+        // Swift 6.3 cannot compile a store through the member itself under ThreadSanitizer.
+        let total = total
         for slot in used { total[Int(slot)] = 0 }
         used.removeAll(keepingCapacity: true)
         left = 0
