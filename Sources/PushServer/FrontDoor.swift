@@ -93,7 +93,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             timer?.pace.received(bodyBytes: bytes.readableBytes)
             if received.readableBytes == 0 { received = bytes } else { received.writeBuffer(&bytes) }
             if case .publishing = state {
-                // What a client pipelines waits in the socket until this request is answered, all but one read of it.
+                // What a client pipelines waits in the socket until this request is answered, but for what is read at once.
                 pauseReading(context)
             } else {
                 proceed(context)
