@@ -15,6 +15,16 @@ struct ExactText: Hashable, Sendable {
         self.text = text
     }
 
+    /// Whether a text has these bytes.
+    static func isSame(_ bytes: UnsafeRawBufferPointer, _ text: String) -> Bool {
+        guard text.utf8.count == bytes.count else { return false }
+        guard let start = bytes.baseAddress else { return true }
+        let isEqual: Bool?? = text.utf8.withContiguousStorageIfAvailable { other in
+            other.baseAddress.map { memcmp(start, $0, bytes.count) == 0 }
+        }
+        return (isEqual ?? nil) ?? text.utf8.elementsEqual(bytes)
+    }
+
     static func == (left: ExactText, right: ExactText) -> Bool {
         let (left, right) = (left.text.utf8, right.text.utf8)
         guard left.count == right.count else { return false }

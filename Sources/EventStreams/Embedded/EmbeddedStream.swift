@@ -163,6 +163,7 @@ final class StoreCore: Sendable {
     let database: LogDatabase
     let readers: LogReaders
     let indexer: LogIndexer
+    let gathering = GatheringBudget()
     let checkpointer: LogCheckpointer
     let writer: LogWriter
     let key: [UInt8]

@@ -92,7 +92,7 @@ extension LogReaders {
             /// False when enough was found. The row is the current one of `handle`, nil where there is none.
             func take(_ handle: OpaquePointer?, at place: UInt64) throws -> Bool {
                 looked += 1
-                guard let handle, let event = Self.event(handle, like: found.events.last) else {
+                guard let handle, let event = EventRow(handle).event(like: found.events.last) else {
                     found.through = max(found.through, place - 1)
                     if found.through > offset { return false }
                     throw Self.damage(place, tenant)

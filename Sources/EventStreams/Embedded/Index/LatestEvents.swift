@@ -1,5 +1,6 @@
 import GRDB
 import GRDBSQLite
+import Synchronization
 
 /// The newest event of each key up to an offset, in pages: see ``EventStream/latest(upTo:filter:)``.
 public struct LatestEvents: Sendable {
@@ -12,10 +13,13 @@ public struct LatestEvents: Sendable {
     /// The first that was found among these, to be told.
     private var damage: StreamError?
     private var cursor = Cursor()
-    /// What was found in the index and not read yet, in the order of the log: neighbours are near each other on the disk.
+    /// What was found in the index and is being read, in the order of the log: many values are on the page of the one
+    /// before.
     private var positions: ArraySlice<Int64> = []
-    /// Positions to be gathered next: few for the first page, more for those behind it.
-    private var gathering = 512
+    /// What comes after that. Each value that is read makes room for some: few keep the first page waiting, and in a long
+    /// list neighbours are near each other.
+    private var gathered: [Int64] = []
+    private let budget: GatheringBudget.Share
 
     /// Where the table was left, and what is known of the key there.
     struct Cursor {
@@ -38,6 +42,7 @@ public struct LatestEvents: Sendable {
         self.stream = stream
         limit = offset
         self.filter = filter
+        budget = GatheringBudget.Share(of: stream.core.gathering)
         let (trimmed, indexed) = (
             stream.state.withLock { $0.trimmedThrough }, stream.disk.withLock { $0.indexedThrough }
         )
@@ -80,19 +85,18 @@ public struct LatestEvents: Sendable {
         var bytes = 0
         while events.count < count, bytes < byteLimit {
             if positions.isEmpty {
-                if case .end = cursor.place { break }
-                positions = try stream.core.readers.latest(
-                    log: stream.log, tenant: stream.tenant, from: &cursor, upTo: limit, limit: gathering,
-                    filter: filter, except: recent
-                ).sorted()[...]
-                gathering = min(4 * gathering, 16_384)
-                continue
+                if gathered.isEmpty { try gather(512) }
+                guard !gathered.isEmpty else { break }
+                positions = gathered.sorted()[...]
+                gathered = []
             }
             let read = try stream.core.readers.events(
                 at: positions, limit: count - events.count, byteLimit: byteLimit - bytes)
             events += read.events
             bytes += read.events.reduce(0) { $0 + $1.byteCount }
             positions.removeFirst(read.events.count)
+            // An error comes again when the list is needed.
+            try? gather(4 * read.events.count)
             guard read.hasFailed, let position = positions.first else { continue }
             let offset = EventPosition.offset(position)
             guard offset > stream.state.withLock({ $0.trimmedThrough }) else {
@@ -104,7 +108,7 @@ public struct LatestEvents: Sendable {
             positions.removeFirst()
             throw LogReaders.damage(offset, stream.tenant)
         }
-        guard positions.isEmpty, case .end = cursor.place else { return events }
+        guard positions.isEmpty, gathered.isEmpty, case .end = cursor.place else { return events }
         var rest = rest ?? recent.values.sorted { $0.offset < $1.offset }[...]
         recent = [:]
         while events.count < count, bytes < byteLimit, let event = rest.popFirst() {
@@ -114,6 +118,39 @@ public struct LatestEvents: Sendable {
         self.rest = rest
         return events
     }
+
+    private mutating func gather(_ count: Int) throws(StreamError) {
+        let count = min(count, budget.positions - gathered.count)
+        if case .end = cursor.place { return }
+        guard count > 0 else { return }
+        gathered += try stream.core.readers.latest(
+            log: stream.log, tenant: stream.tenant, from: &cursor, upTo: limit, limit: count, filter: filter,
+            except: recent)
+    }
+}
+
+/// How many positions may be gathered, 8 bytes each, shared by those who read latest values at the time.
+final class GatheringBudget: Sendable {
+    static let positions = 1 << 20
+    static let leastPositions = 16_384
+    private let shares = Atomic(0)
+
+    final class Share: Sendable {
+        private let budget: GatheringBudget
+
+        init(of budget: GatheringBudget) {
+            self.budget = budget
+            budget.shares.wrappingAdd(1, ordering: .relaxed)
+        }
+
+        deinit {
+            budget.shares.wrappingSubtract(1, ordering: .relaxed)
+        }
+
+        var positions: Int {
+            max(leastPositions, GatheringBudget.positions / max(1, budget.shares.load(ordering: .relaxed)))
+        }
+    }
 }
 
 extension LogReaders {
@@ -122,26 +159,31 @@ extension LogReaders {
         at positions: ArraySlice<Int64>, limit: Int, byteLimit: Int
     ) throws(StreamError) -> (events: [StoredEvent], hasFailed: Bool) {
         try withReader("read the latest values") { reader, db in
-            // One state of the log for all: to begin and end one for each costs more than to read.
-            try db.execute(sql: "BEGIN")
-            defer { try? db.execute(sql: "ROLLBACK") }
-            let handle = try reader.statement(.one, db)
+            let handle = try reader.statement(.several, db)
             defer { sqlite3_reset(handle) }
             var events: [StoredEvent] = []
             var bytes = 0
-            for position in positions.prefix(limit) where bytes < byteLimit {
+            var rest = positions.prefix(limit)
+            while !rest.isEmpty {
+                let part = rest.prefix(Query.severalCount)
+                rest = rest.dropFirst(part.count)
                 sqlite3_reset(handle)
-                sqlite3_bind_int64(handle, 1, position)
-                let code = sqlite3_step(handle)
-                guard code == SQLITE_ROW || code == SQLITE_DONE else {
-                    if events.isEmpty { throw LogDatabase.failure(db, code) }
-                    break
+                for (index, position) in part.enumerated() { sqlite3_bind_int64(handle, CInt(index) + 1, position) }
+                for index in part.count..<Query.severalCount { sqlite3_bind_null(handle, CInt(index) + 1) }
+                for position in part {
+                    guard bytes < byteLimit else { return (events, false) }
+                    let code = sqlite3_step(handle)
+                    guard code == SQLITE_ROW || code == SQLITE_DONE else {
+                        if events.isEmpty { throw LogDatabase.failure(db, code) }
+                        return (events, false)
+                    }
+                    // Another row says that this one is not there.
+                    guard code == SQLITE_ROW, sqlite3_column_int64(handle, 0) == position,
+                        let event = EventRow(handle).event(like: events.last)
+                    else { return (events, true) }
+                    events.append(event)
+                    bytes += event.byteCount
                 }
-                guard code == SQLITE_ROW, let event = Self.event(handle, like: events.last) else {
-                    return (events, true)
-                }
-                events.append(event)
-                bytes += event.byteCount
             }
             return (events, false)
         }
@@ -184,20 +226,20 @@ extension LogReaders {
         }
         /// In SQLite's order a blob comes behind every text.
         func bindEnd(_ index: CInt) { sqlite3_bind_zeroblob(handle, index, 0) }
-        var key: (topic: String, key: String)?
+        sqlite3_bind_int64(handle, 1, log)
+        var topic = ""
+        var key: String?
         switch cursor.place {
         case .start:
-            sqlite3_bind_int64(handle, 1, log - 1)
-            for index in 2...4 { bindEnd(CInt(index)) }
-        case .behind(let topic, let name, let type):
-            sqlite3_bind_int64(handle, 1, log)
-            bind(2, topic)
-            bind(3, name)
-            bind(4, type)
-            key = (topic, name)
-        case .behindTopic(let topic):
-            sqlite3_bind_int64(handle, 1, log)
-            bind(2, topic)
+            // In SQLite's order a number comes before every text.
+            for index in CInt(2)...4 { sqlite3_bind_int64(handle, index, 0) }
+        case .behind(let lastTopic, let lastKey, let lastType):
+            bind(2, lastTopic)
+            bind(3, lastKey)
+            bind(4, lastType)
+            (topic, key) = (lastTopic, lastKey)
+        case .behindTopic(let lastTopic):
+            bind(2, lastTopic)
             bindEnd(3)
             bindEnd(4)
         case .end: return false
@@ -207,36 +249,49 @@ extension LogReaders {
         func complete() {
             defer { cursor.newest = nil }
             guard let newest = cursor.newest, EventPosition.offset(newest) <= end, let key,
-                recent[LatestKey(topic: key.topic, key: key.key, type: nil)] == nil
+                recent.isEmpty || recent[LatestKey(topic: topic, key: key, type: nil)] == nil
             else { return }
             positions.append(newest)
         }
-        var rows = 0
-        while true {
+        /// Whether a column of the row is this text, byte by byte.
+        func isSame(_ index: CInt, _ other: String) -> Bool {
+            let start = sqlite3_column_text(handle, index)
+            let bytes = UnsafeRawBufferPointer(start: start, count: Int(sqlite3_column_bytes(handle, index)))
+            return start != nil && ExactText.isSame(bytes, other)
+        }
+        var type = ""
+        for _ in 0..<256 {
             let code = sqlite3_step(handle)
             guard code == SQLITE_ROW || code == SQLITE_DONE else { throw LogDatabase.failure(db, code) }
-            guard code == SQLITE_ROW, sqlite3_column_int64(handle, 0) == log else {
-                if code == SQLITE_DONE, rows == 256 { return true }
+            guard code == SQLITE_ROW else {
                 complete()
                 cursor.place = .end
                 return false
             }
-            rows += 1
-            guard let topic = text(handle, 1), let name = text(handle, 2), let type = text(handle, 3) else {
-                throw StreamError(code: .corrupt, cause: "the table of latest values is damaged; restore a backup")
-            }
-            if key.map({ ExactText($0.topic) != ExactText(topic) || ExactText($0.key) != ExactText(name) }) ?? true {
+            let isSameTopic = key != nil && isSame(0, topic)
+            if !isSameTopic || !isSame(1, key ?? "") {
                 complete()
-                key = (topic, name)
-                guard filter.matches(topic: topic) else {
+                guard let nextTopic = isSameTopic ? topic : text(handle, 0), let nextKey = text(handle, 1) else {
+                    throw Self.damagedLatest
+                }
+                (topic, key) = (nextTopic, nextKey)
+                guard isSameTopic || filter.matches(topic: topic) else {
                     cursor.place = .behindTopic(topic)
                     return true
                 }
             }
-            cursor.place = .behind(topic: topic, key: name, type: type)
+            if !isSame(2, type) {
+                guard let nextType = text(handle, 2) else { throw Self.damagedLatest }
+                type = nextType
+            }
             if filter.matches(type: type) {
-                cursor.newest = max(cursor.newest ?? 0, sqlite3_column_int64(handle, 4))
+                cursor.newest = max(cursor.newest ?? 0, sqlite3_column_int64(handle, 3))
             }
         }
+        if let key { cursor.place = .behind(topic: topic, key: key, type: type) }
+        return true
     }
+
+    private static let damagedLatest = StreamError(
+        code: .corrupt, cause: "the table of latest values is damaged; restore a backup")
 }
