@@ -81,8 +81,11 @@ public protocol EventStream: AnyObject, Sendable {
     /// batch is as durable as asked: on the writer's thread, or on the calling thread before this returns for
     /// ``Durability/memory`` and for every failure that is known at once (``StreamError/Code/full``, `tooLarge`,
     /// `closed`, `storageFull`). It must not block. Receipts are in the order of `events`.
+    ///
+    /// - Parameter wakesWriter: false for one of many appends in a row, whose caller wakes the writer after the last one
+    ///   (``EmbeddedEventStore/wake()``), so that they come into one commit.
     func append(
-        _ events: [NewEvent], durability: Durability,
+        _ events: [NewEvent], durability: Durability, wakesWriter: Bool,
         completion: @escaping @Sendable (Result<[AppendReceipt], StreamError>) -> Void)
 
     /// Up to `limit` events after `offset` from memory. Never blocks on the disk.
@@ -130,6 +133,13 @@ public protocol EventStream: AnyObject, Sendable {
 }
 
 extension EventStream {
+    public func append(
+        _ events: [NewEvent], durability: Durability,
+        completion: @escaping @Sendable (Result<[AppendReceipt], StreamError>) -> Void
+    ) {
+        append(events, durability: durability, wakesWriter: true, completion: completion)
+    }
+
     /// Appends and waits until the events are as durable as asked.
     public func append(_ events: [NewEvent], durability: Durability = .default) async throws(StreamError)
         -> [AppendReceipt]

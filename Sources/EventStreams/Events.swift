@@ -108,12 +108,12 @@ public final class StoredEvent: Sendable {
         self.byteCount = byteCount
     }
 
-    convenience init(_ event: NewEvent, offset: UInt64, epoch: UInt32, byteCount: Int) {
+    convenience init(_ event: NewEvent, offset: UInt64, epoch: UInt32) {
         self.init(
             offset: offset, epoch: epoch, topic: event.topic, type: event.type, key: event.key,
             contentType: event.contentType, payload: event.payload, acceptedUnixNano: event.acceptedUnixNano,
             admittedUnixNano: event.admittedUnixNano, producedUnixNano: event.producedUnixNano,
             traceparent: event.traceparent, tracestate: event.tracestate, idempotencyKey: event.idempotencyKey,
-            byteCount: byteCount)
+            byteCount: event.byteCount)
     }
 }

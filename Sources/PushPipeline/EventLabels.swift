@@ -9,10 +9,7 @@ public enum EventLabels {
 
     /// A topic is 1 to 128 of `[A-Za-z0-9._-]`: tokens with single dots between.
     public static func validateTopic(_ topic: String) throws(GatewayError) {
-        let bytes = topic.utf8
-        guard !bytes.isEmpty, bytes.count <= maxTopicBytes, bytes.first != dot, bytes.last != dot,
-            bytes.allSatisfy(isTopicByte), !topic.holds("..")
-        else {
+        guard isTopic(topic) else {
             throw GatewayError(
                 code: .invalidTopic,
                 cause: "topic \(quoted(topic)) is not 1 to \(maxTopicBytes) characters of A-Z a-z 0-9 . _ - "
@@ -30,7 +27,17 @@ public enum EventLabels {
         }
     }
 
-    private static let dot = UInt8(ascii: ".")
+    private static func isTopic(_ text: String) -> Bool {
+        guard (1...maxTopicBytes).contains(text.utf8.count) else { return false }
+        let dot = UInt8(ascii: ".")
+        // As if a dot were before the first byte: none may be there, and none follow one.
+        var last = dot
+        for byte in text.utf8 {
+            guard isTopicByte(byte), byte != dot || last != dot else { return false }
+            last = byte
+        }
+        return last != dot
+    }
 
     /// A label of printable text: 1 to `limit` bytes without control characters.
     public static func validate(_ value: String, named name: String, limit: Int) throws(GatewayError) {

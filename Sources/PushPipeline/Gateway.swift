@@ -86,9 +86,11 @@ public final class Gateway: Sendable {
 
     /// Never blocks on the disk.
     ///
+    /// - Parameter wakesLog: as `wakesWriter` of the log's `append`.
     /// - Parameter completion: called once, inline for what is refused, else on the log writer's thread.
     public func publish(
-        _ request: PublishRequest, completion: @escaping @Sendable (Result<PublishReply, GatewayError>) -> Void
+        _ request: PublishRequest, wakesLog: Bool = true,
+        completion: @escaping @Sendable (Result<PublishReply, GatewayError>) -> Void
     ) {
         let produce = tracer.startSpan("produce", kind: .producer, parent: request.parent, at: request.acceptedAt)
         produce.setStage("produce")
@@ -124,11 +126,12 @@ public final class Gateway: Sendable {
         append.setAttribute("tenant.id", tenant.name)
         append.setAttribute("messaging.destination.name", request.topic)
         let durability = configuration.topics[request.topic] ?? configuration.durability
-        channel.stream.append(events, durability: durability) { [metrics] result in
+        let acceptedAt = request.acceptedAt
+        channel.stream.append(events, durability: durability, wakesWriter: wakesLog) { [metrics] result in
             let now = Clock.now()
             metrics.appended(
                 streamNanoseconds: now.unixNano - admittedAt.unixNano,
-                produceNanoseconds: now.unixNano - request.acceptedAt.unixNano)
+                produceNanoseconds: now.unixNano - acceptedAt.unixNano)
             switch result {
             case .success(let receipts):
                 let published = receipts.map { PublishedEvent(id: $0.id, isDuplicate: $0.isDuplicate) }
@@ -159,11 +162,11 @@ public final class Gateway: Sendable {
                 cause: "\(request.events.count) events in one batch; the limit is \(configuration.maxBatchEvents)")
         }
         var bytes = 0
-        for event in request.events {
-            try check(event)
-            bytes += event.payload.count
+        for index in request.events.indices {
+            try check(request.events[index])
+            bytes += request.events[index].payload.count
         }
-        let now = Clock.now().unixNano
+        let now = request.acceptedAt.unixNano
         if let refusal = tenant.charge(events: request.events.count, bytes: bytes, nowUnixNano: now) {
             metrics.quotaRejected(tenant.name, quota: refusal.quota)
             throw GatewayError(
@@ -200,14 +203,19 @@ public final class Gateway: Sendable {
     private func newEvents(_ request: PublishRequest, _ context: SpanContext, _ admittedAt: Instant) -> [NewEvent] {
         let traceparent = context.traceparent
         let tracestate = context.traceState.map { "\($0)" }
-        return request.events.map { event in
-            NewEvent(
-                topic: request.topic, type: event.type, key: event.key, contentType: event.contentType,
-                payload: event.payload, acceptedUnixNano: request.acceptedAt.unixNano,
-                admittedUnixNano: admittedAt.unixNano,
-                producedUnixNano: event.producedUnixNano, traceparent: traceparent, tracestate: tracestate,
-                idempotencyKey: event.idempotencyKey)
+        let incoming = request.events
+        var events: [NewEvent] = []
+        events.reserveCapacity(incoming.count)
+        for index in incoming.indices {
+            events.append(
+                NewEvent(
+                    topic: request.topic, type: incoming[index].type, key: incoming[index].key,
+                    contentType: incoming[index].contentType, payload: incoming[index].payload,
+                    acceptedUnixNano: request.acceptedAt.unixNano, admittedUnixNano: admittedAt.unixNano,
+                    producedUnixNano: incoming[index].producedUnixNano, traceparent: traceparent,
+                    tracestate: tracestate, idempotencyKey: incoming[index].idempotencyKey))
         }
+        return events
     }
 }
 

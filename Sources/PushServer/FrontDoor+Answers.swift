@@ -1,4 +1,5 @@
 import EventStreams
+import Glibc
 import NIOCore
 import OTLP
 import PushPipeline
@@ -10,28 +11,24 @@ extension FrontDoor {
     func answer(
         _ result: Result<PublishReply, GatewayError>, keepsOpen: Bool, _ context: ChannelHandlerContext
     ) {
-        guard case .publishing = state, context.channel.isActive else { return }
+        guard case .publishing = state else { return }
         switch result {
         case .success(let reply):
-            let traceID = reply.traceID.description
             let event = reply.events[0]
-            var body = JSONWriter()
-            body.bytes.reserveCapacity(128)
-            body.beginObject()
-            body.field("id", event.id)
-            body.field("trace_id", traceID)
-            if event.isDuplicate { body.field("duplicate", true) }
-            body.endObject()
-            body.bytes.append(UInt8(ascii: "\n"))
             respond(
-                status: 202, fields: [("X-Trace-ID", traceID)], type: "application/json", body: body.bytes,
-                keepsOpen: keepsOpen, context)
+                status: 202, type: "application/json", traceID: reply.traceID, bodyLimit: 128 + event.id.utf8.count,
+                keepsOpen: keepsOpen, context
+            ) { body in
+                body.write("{\"id\":\"")
+                body.write(event.id)
+                body.write("\",\"trace_id\":\"")
+                body.write(reply.traceID)
+                body.write(event.isDuplicate ? "\",\"duplicate\":true}\n" : "\"}\n")
+            }
             server.count(.publish, status: 202)
         case .failure(let error):
             let problem = Problem(error)
-            respond(
-                status: problem.status, fields: problem.headFields, type: "application/problem+json",
-                body: problem.body, keepsOpen: keepsOpen, context)
+            respond(problem, keepsOpen: keepsOpen, context)
             server.count(.publish, status: problem.status)
         }
         state = keepsOpen ? .readingHead : .closed
@@ -40,7 +37,11 @@ extension FrontDoor {
         } else {
             connection.ends(.answered)
         }
-        if keepsOpen, !context.channel.isWritable { waitForReader(context) } else { resumeReading(context) }
+        if keepsOpen, queuedAnswers > 0, !context.channel.isWritable {
+            waitForReader(context)
+        } else {
+            resumeReading(context)
+        }
     }
 
     /// Answers a request whose rest is not read, and closes.
@@ -48,9 +49,7 @@ extension FrontDoor {
         _ problem: Problem, as end: ConnectionEnd, route: Route, _ context: ChannelHandlerContext
     ) {
         connection.ends(end)
-        respond(
-            status: problem.status, fields: problem.headFields, type: "application/problem+json", body: problem.body,
-            keepsOpen: false, context)
+        respond(problem, keepsOpen: false, context)
         server.count(route, status: problem.status)
         state = .closed
     }
@@ -88,35 +87,74 @@ extension FrontDoor {
         refuse(problem, as: end, route: .other, context)
     }
 
+    private func respond(_ problem: Problem, keepsOpen: Bool, _ context: ChannelHandlerContext) {
+        let body = problem.body
+        respond(
+            status: problem.status, fields: problem.headFields, type: "application/problem+json",
+            bodyLimit: body.count, keepsOpen: keepsOpen, context
+        ) { $0.write(body) }
+    }
+
+    /// - Parameter bodyLimit: at least as many bytes as `writeBody` writes.
     private func respond(
-        status: Int, fields: [(name: String, value: String)], type: String, body: [UInt8], keepsOpen: Bool,
-        _ context: ChannelHandlerContext
+        status: Int, fields: [(name: String, value: String)] = [], type: StaticString, traceID: TraceID? = nil,
+        bodyLimit: Int, keepsOpen: Bool, _ context: ChannelHandlerContext, writeBody: (inout AnswerBytes) -> Void
     ) {
         hasAnswered = true
-        var buffer = context.channel.allocator.buffer(capacity: 320 + body.count)
-        func write(_ name: String, _ value: String) {
-            buffer.writeString(name)
-            buffer.writeStaticString(": ")
-            buffer.writeString(value)
-            buffer.writeStaticString("\r\n")
+        let fields = fields + server.corsFields(origin: origin)
+        let headLimit = fields.reduce(320) { $0 + $1.name.utf8.count + $1.value.utf8.count + 4 }
+        withUnsafeTemporaryAllocation(byteCount: headLimit + 2 * bodyLimit, alignment: 1) { space in
+            // The head tells the body's length, so the body is written first, behind the place that it goes to.
+            var body = AnswerBytes(UnsafeMutableRawBufferPointer(rebasing: space[(headLimit + bodyLimit)...]))
+            writeBody(&body)
+            var answer = AnswerBytes(UnsafeMutableRawBufferPointer(rebasing: space[..<(headLimit + bodyLimit)]))
+            answer.write("HTTP/1.1 ")
+            answer.write(status)
+            answer.write(" ")
+            answer.write(ReasonPhrase.of(status))
+            answer.write("\r\nContent-Type: ")
+            answer.write(type)
+            answer.write("\r\nContent-Length: ")
+            answer.write(body.count)
+            answer.write("\r\nDate: ")
+            answer.write(server.dates.now)
+            if let traceID {
+                answer.write("\r\nX-Trace-ID: ")
+                answer.write(traceID)
+            }
+            for field in fields {
+                answer.write("\r\n")
+                answer.write(field.name)
+                answer.write(": ")
+                answer.write(field.value)
+            }
+            answer.write(keepsOpen ? "\r\n\r\n" : "\r\nConnection: close\r\n\r\n")
+            answer.write(body.bytes)
+            send(answer.bytes, keepsOpen: keepsOpen, context)
         }
-        buffer.writeStaticString("HTTP/1.1 ")
-        buffer.writeString(String(status))
-        buffer.writeStaticString(" ")
-        buffer.writeString(ReasonPhrase.of(status))
-        buffer.writeStaticString("\r\n")
-        write("Content-Type", type)
-        write("Content-Length", String(body.count))
-        write("Date", server.dates.now)
-        for field in fields { write(field.name, field.value) }
-        for field in server.corsFields(origin: origin) { write(field.name, field.value) }
-        if !keepsOpen { write("Connection", "close") }
-        buffer.writeStaticString("\r\n")
-        buffer.writeBytes(body)
+    }
+
+    /// Straight to the socket; what it does not take, and everything behind TLS, goes the channel's way.
+    private func send(_ bytes: UnsafeRawBufferPointer, keepsOpen: Bool, _ context: ChannelHandlerContext) {
+        var rest = bytes
+        if !isSecure, queuedAnswers == 0 {
+            if descriptor < 0 {
+                descriptor =
+                    (try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) { $0 })
+                    ?? -1
+            }
+            // An error shows again when the channel writes, which then closes.
+            let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+            let sent = Glibc.send(descriptor, bytes.baseAddress, bytes.count, flags)
+            if sent == bytes.count, keepsOpen { return }
+            rest = UnsafeRawBufferPointer(rebasing: bytes[max(0, sent)...])
+        }
+        queuedAnswers += 1
+        let written = context.writeAndFlush(wrapOutboundOut(ByteBuffer(bytes: rest)))
         if keepsOpen {
-            context.writeAndFlush(wrapOutboundOut(buffer), promise: nil)
+            written.assumeIsolated().whenComplete { _ in self.queuedAnswers -= 1 }
         } else {
-            finish(after: context.writeAndFlush(wrapOutboundOut(buffer)), context)
+            finish(after: written, context)
         }
     }
 

@@ -17,6 +17,9 @@ import Telemetry
 /// - A head that can be read in two ways, or is too large, or too slow: an error, and the connection closes.
 /// - Everything else, and every head that is not plain: the connection goes to the general HTTP codec and the router, with
 ///   the bytes read so far, for the rest of its life.
+///
+/// All of it belongs to the connection's loop, and no change of `state` or `received` calls out while it lasts: what the
+/// compiler would check at run time at each access (`@exclusivity(unchecked)`) holds.
 final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
@@ -33,30 +36,37 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     let server: ServerCore
     private let hubLoop: HubLoop
+    private let lane: PublishLane
     let connection: Connection
     /// Behind TLS: a stream cannot be sent past the channel.
-    private let isSecure: Bool
+    let isSecure: Bool
     private let codecs: GeneralCodecs
-    var state = State.readingHead
-    var received = ByteBuffer()
+    @exclusivity(unchecked) var state = State.readingHead
+    @exclusivity(unchecked) var received = ByteBuffer()
     /// Bytes of an unfinished head that were looked at.
-    private var scanned = 0
+    @exclusivity(unchecked) private var scanned = 0
     /// Nil once it is not for this handler to say how long things may take.
-    var timer: PaceTimer?
-    var isReadPaused = false
+    @exclusivity(unchecked) var timer: PaceTimer?
+    @exclusivity(unchecked) var isReadPaused = false
     /// Runs while the client takes none of its answers: nothing more is read from it, and when it fires, it is closed.
-    private var stall: Scheduled<Void>?
+    @exclusivity(unchecked) private var stall: Scheduled<Void>?
     /// Something was written to the channel.
-    var hasAnswered = false
+    @exclusivity(unchecked) var hasAnswered = false
     /// The request's `Origin`.
-    var origin: String?
+    @exclusivity(unchecked) var origin: String?
+    /// For answers that are sent past the channel; negative when there is none or it was not looked for.
+    @exclusivity(unchecked) var descriptor: Int32 = -1
+    /// Answers that the channel has and the kernel has not.
+    @exclusivity(unchecked) var queuedAnswers = 0
 
     init(
-        server: ServerCore, hubLoop: HubLoop, connection: Connection, isSecure: Bool, codecs: GeneralCodecs
+        server: ServerCore, hubLoop: HubLoop, lane: PublishLane, connection: Connection, isSecure: Bool,
+        codecs: GeneralCodecs
     ) {
         self.isSecure = isSecure
         self.server = server
         self.hubLoop = hubLoop
+        self.lane = lane
         self.connection = connection
         self.codecs = codecs
     }
@@ -89,14 +99,17 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         case .handedOver:
             context.fireChannelRead(data)
         case .readingHead, .readingBody, .publishing:
-            if timer?.pace.phase == .idle { timer?.pace.enter(.head, now: .now()) }
-            timer?.pace.received(bodyBytes: bytes.readableBytes)
+            if case .readingBody = state { timer?.pace.received(bodyBytes: bytes.readableBytes) }
             if received.readableBytes == 0 { received = bytes } else { received.writeBuffer(&bytes) }
             if case .publishing = state {
                 // What a client pipelines waits in the socket until this request is answered, but for what is read at once.
                 pauseReading(context)
             } else {
                 proceed(context)
+            }
+            // Most heads come whole, and the clock is not asked for them.
+            if case .readingHead = state, received.readableBytes > 0, timer?.pace.phase == .idle {
+                timer?.pace.enter(.head, now: .now())
             }
         }
     }
@@ -253,7 +266,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             turnAway(error, head, context)
             return false
         }
-        if head.method == "POST", let topic = Self.topicText(inPath: head.path), !isBatch(head),
+        if head.hasMethod("POST"), let topic = head.path(after: Self.topicPrefix), !isBatch(head),
             let length = head.contentLength
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
@@ -267,10 +280,12 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 return false
             }
             state = .readingBody(head, topic: topic)
-            timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
+            if received.readableBytes < length {
+                timer?.pace.enter(.body(bytes: received.readableBytes), now: .now())
+            }
             return true
         }
-        if !isSecure, head.method == "GET", Self.isOfTopics(head.path), head.contentLength ?? 0 == 0,
+        if !isSecure, head.hasMethod("GET"), Self.isOfTopics(head), head.contentLength ?? 0 == 0,
             !hasAnswered || hasSentAll(context), let fields = RequestFields(head), fields.wantsStream
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
@@ -288,8 +303,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     /// Batches are parsed by the router's route.
     private func isBatch(_ head: RequestHead) -> Bool {
-        guard let type = head[.contentType]?.lowercased() else { return false }
-        return type.hasPrefix("application/x-ndjson") || type.hasPrefix("application/cloudevents")
+        head.value(of: .contentType, hasPrefix: "application/x-ndjson")
+            || head.value(of: .contentType, hasPrefix: "application/cloudevents")
     }
 
     private func publish(_ head: RequestHead, topic: String, payload: [UInt8], _ context: ChannelHandlerContext) {
@@ -299,7 +314,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             return refuse(
                 .invalidParameter("the query is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
-        guard let topic = QueryString.decode(topic.utf8) else {
+        guard let topic = QueryString.decode(topic) else {
             return refuse(
                 .invalidParameter("the path is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
@@ -312,27 +327,23 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         let request = PublishRequest(
             topic: topic, events: [event], authorization: fields.authorization, token: fields.token,
             parent: fields.parent, acceptedAt: acceptedAt)
-        let loop = context.eventLoop
-        let bound = NIOLoopBound((self, context), eventLoop: loop)
-        server.gateway.publish(request) { result in
-            if loop.inEventLoop {
+        let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+        let lane = lane
+        server.gateway.publish(request, wakesLog: false) { result in
+            lane.complete { isLater in
                 let (door, context) = bound.value
                 door.answer(result, keepsOpen: keepsOpen, context)
-            } else {
-                loop.execute {
-                    let (door, context) = bound.value
-                    door.answer(result, keepsOpen: keepsOpen, context)
-                    door.proceed(context)
-                }
+                if isLater { door.proceed(context) }
             }
         }
+        lane.wakeLog()
     }
 
     // MARK: Streams
 
     private func openStream(_ head: RequestHead, _ fields: RequestFields, _ context: ChannelHandlerContext) {
         do throws(GatewayError) {
-            let pathTopic = try Self.topic(inPath: head.path)
+            let pathTopic = try Self.topic(in: head)
             let tenant = try server.gateway.directory.tenant(
                 authorization: fields.authorization, token: fields.token)
             let request = try fields.subscription(
@@ -345,19 +356,16 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
-    private static func isOfTopics(_ path: String) -> Bool {
-        path == "/v1/events" || topicText(inPath: path)?.utf8.contains(UInt8(ascii: "/")) == false
+    private static let topicPrefix: StaticString = "/v1/events/"
+
+    private static func isOfTopics(_ head: RequestHead) -> Bool {
+        guard let topic = head.path(after: topicPrefix) else { return head.path == "/v1/events" }
+        return !topic.utf8.contains(UInt8(ascii: "/"))
     }
 
-    /// What follows `/v1/events/`.
-    private static func topicText(inPath path: String) -> String? {
-        let prefix = "/v1/events/"
-        return path.hasPrefix(prefix) ? String(path.utf8.dropFirst(prefix.utf8.count)) : nil
-    }
-
-    static func topic(inPath path: String) throws(GatewayError) -> String? {
-        guard let text = topicText(inPath: path) else { return nil }
-        guard let topic = QueryString.decode(text.utf8) else {
+    private static func topic(in head: RequestHead) throws(GatewayError) -> String? {
+        guard let text = head.path(after: topicPrefix) else { return nil }
+        guard let topic = QueryString.decode(text) else {
             throw GatewayError(code: .invalidTopic, cause: "the topic is not valid percent-encoding")
         }
         return topic

@@ -32,9 +32,9 @@ struct Pace {
 
     init(now: NIODeadline) { since = now }
 
-    mutating func enter(_ phase: Phase, now: NIODeadline) {
+    mutating func enter(_ phase: Phase, now: @autoclosure () -> NIODeadline) {
         self.phase = phase
-        since = now
+        if phase != .busy { since = now() }
     }
 
     mutating func received(bodyBytes: Int) {
@@ -55,7 +55,7 @@ struct Pace {
 
 /// One connection's pace, watched until it is cancelled. Belongs to its loop.
 final class PaceTimer {
-    var pace: Pace
+    @exclusivity(unchecked) var pace: Pace
     private let keeper: PaceKeeper
     fileprivate var place = -1
     fileprivate let onDue: (ConnectionEnd) -> Void

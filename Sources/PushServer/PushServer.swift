@@ -262,7 +262,8 @@ public final class PushServer: Service {
                     let pipeline = channel.pipeline.syncOperations
                     if let tls { try pipeline.addHandler(TLSHandler(store: tls, connection: connection)) }
                     let door = FrontDoor(
-                        server: core, hubLoop: hubLoop, connection: connection, isSecure: tls != nil, codecs: codecs)
+                        server: core, hubLoop: hubLoop, lane: core.publishLane(of: channel.eventLoop),
+                        connection: connection, isSecure: tls != nil, codecs: codecs)
                     try pipeline.addHandler(door)
                 }
             }

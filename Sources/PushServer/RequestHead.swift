@@ -13,14 +13,10 @@ import NIOCore
 /// target, `Transfer-Encoding: chunked`, `Expect`, `Upgrade`) is not *plain*, and the request goes, byte for byte, to the
 /// general HTTP codec.
 final class RequestHead {
-    let method: String
-    /// As it was sent, its escapes not decoded.
-    let path: String
-    /// Without the question mark; empty when there is none.
-    let query: String
     /// Nil when there is no Content-Length.
     let contentLength: Int?
     private let bytes: ByteBuffer
+    private let places: (method: Place, path: Place, query: Place)
     /// Where the first value of each known field is, from the head's beginning.
     private let values: Values
 
@@ -30,6 +26,13 @@ final class RequestHead {
         var start: Int32 = -1
         var count: Int32 = 0
         var isThere: Bool { start >= 0 }
+
+        init() {}
+
+        init(_ range: Range<Int>) {
+            start = Int32(clamping: range.lowerBound)
+            count = Int32(clamping: range.count)
+        }
     }
 
     enum Outcome {
@@ -74,12 +77,7 @@ final class RequestHead {
     }
 
     private init(_ parser: Parser, _ bytes: ByteBuffer) {
-        func text(_ range: Range<Int>) -> String {
-            String(decoding: UnsafeRawBufferPointer(rebasing: parser.bytes[range]), as: UTF8.self)
-        }
-        method = text(parser.method)
-        path = text(parser.path)
-        query = text(parser.query)
+        places = (Place(parser.method), Place(parser.path), Place(parser.query))
         contentLength = parser.contentLength
         values = parser.values
         self.bytes = bytes
@@ -88,16 +86,53 @@ final class RequestHead {
     /// Bytes of the head, the blank line included.
     var byteCount: Int { bytes.readableBytes }
 
+    var method: String { text(places.method) }
+    /// As it was sent, its escapes not decoded.
+    var path: String { text(places.path) }
+    /// Without the question mark; empty when there is none.
+    var query: String { places.query.count == 0 ? "" : text(places.query) }
+
+    func hasMethod(_ method: StaticString) -> Bool { withBytes(of: places.method) { $0.equals(method) } }
+
+    /// What follows `prefix` in the path; nil for a path that begins with something else.
+    func path(after prefix: StaticString) -> String? {
+        let count = prefix.utf8CodeUnitCount
+        return withBytes(of: places.path) { path in
+            guard path.count >= count, UnsafeRawBufferPointer(rebasing: path[..<count]).equals(prefix) else { return nil }
+            return String(decoding: UnsafeRawBufferPointer(rebasing: path[count...]), as: UTF8.self)
+        }
+    }
+
     /// The first field of that name.
     subscript(_ field: RequestField) -> String? {
         let place = values[field.rawValue]
-        guard place.isThere else { return nil }
-        return bytes.getString(at: bytes.readerIndex + Int(place.start), length: Int(place.count))
+        return place.isThere ? text(place) : nil
     }
 
     func has(_ field: RequestField) -> Bool { values[field.rawValue].isThere }
 
+    /// Whether the first field of that name begins so. `prefix` is in lower case, the value's case is ignored.
+    func value(of field: RequestField, hasPrefix prefix: StaticString) -> Bool {
+        let count = prefix.utf8CodeUnitCount
+        let place = values[field.rawValue]
+        guard place.isThere, place.count >= count else { return false }
+        return withBytes(of: place) {
+            UnsafeRawBufferPointer(rebasing: $0[..<count]).equals(prefix, ignoringCase: true)
+        }
+    }
+
     var wantsClose: Bool { has(.connection) && self[.connection]?.lowercased().contains("close") == true }
+
+    /// Whether the bytes are all ASCII, or valid UTF-8 at least, was looked at when the head was read.
+    private func text(_ place: Place) -> String {
+        withBytes(of: place) { String(decoding: $0, as: UTF8.self) }
+    }
+
+    private func withBytes<Result>(of place: Place, _ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        bytes.withUnsafeReadableBytes { all in
+            body(UnsafeRawBufferPointer(rebasing: all[Int(place.start)..<Int(place.start + place.count)]))
+        }
+    }
 
     // MARK: Reading
 
@@ -132,6 +167,8 @@ final class RequestHead {
         private(set) var isPlain = true
         private var isVersion11 = true
         private var isChunked = false
+        /// All bytes of all values, or-ed.
+        private var seen: UInt8 = 0
 
         init(bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
@@ -150,10 +187,9 @@ final class RequestHead {
             guard contentLength == nil || !isChunked else {
                 throw .malformed("Content-Length and Transfer-Encoding exclude each other")
             }
-            if !isASCII, String(validating: bytes, as: UTF8.self) == nil { isPlain = false }
+            // Names and the target have been held to ASCII.
+            if seen >= 0x80, String(validating: bytes, as: UTF8.self) == nil { isPlain = false }
         }
-
-        private var isASCII: Bool { bytes.allSatisfy { $0 < 0x80 } }
 
         private func endOfLine(from start: Int) -> Int {
             guard let base = bytes.baseAddress, let feed = memchr(base + start, 0x0A, bytes.count - start) else {
@@ -201,8 +237,12 @@ final class RequestHead {
             var (start, end) = (colon + 1, line.upperBound)
             while start < end, Self.isBlank(bytes[start]) { start += 1 }
             while end > start, Self.isBlank(bytes[end - 1]) { end -= 1 }
-            guard bytes[start..<end].allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
-                throw .malformed("a field's value has a control character")
+            for index in start..<end {
+                let byte = bytes[index]
+                guard byte >= 0x20 && byte != 0x7F || byte == 0x09 else {
+                    throw .malformed("a field's value has a control character")
+                }
+                seen |= byte
             }
             let name = UnsafeRawBufferPointer(rebasing: bytes[line.lowerBound..<colon])
             guard let field = RequestField(name) else { return }
@@ -223,7 +263,7 @@ final class RequestHead {
             default: break
             }
             guard !isRepeated else { return }
-            values[field.rawValue] = Place(start: Int32(clamping: start), count: Int32(clamping: end - start))
+            values[field.rawValue] = Place(start..<end)
         }
 
         private func length(_ range: Range<Int>) throws(Refusal) -> Int {
@@ -243,17 +283,10 @@ final class RequestHead {
         private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
     }
 
+    /// RFC 9110's `tchar`, a bit for each: `!#$%&'*+-.^_`|~`, digits and letters.
     private static func isTokenByte(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"):
-            true
-        case UInt8(ascii: "!"), UInt8(ascii: "#"), UInt8(ascii: "$"), UInt8(ascii: "%"), UInt8(ascii: "&"),
-            UInt8(ascii: "'"), UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."),
-            UInt8(ascii: "^"), UInt8(ascii: "_"), UInt8(ascii: "`"), UInt8(ascii: "|"), UInt8(ascii: "~"):
-            true
-        default: false
-        }
+        let bits: UInt64 = byte < 64 ? 0x03FF_6CFA_0000_0000 : byte < 128 ? 0x57FF_FFFF_C7FF_FFFE : 0
+        return bits >> (UInt64(byte) & 63) & 1 != 0
     }
 }
 
@@ -349,6 +382,11 @@ struct QueryString {
             items.append((name, value))
         }
         self.items = items
+    }
+
+    /// The text itself where it has no escape.
+    static func decode(_ text: String) -> String? {
+        text.utf8.contains(UInt8(ascii: "%")) ? decode(text.utf8) : text
     }
 
     func first(_ name: String) -> String? { items.first { $0.name == name }?.value }

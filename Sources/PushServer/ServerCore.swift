@@ -23,6 +23,7 @@ final class ServerCore: Sendable {
     let tls: TLSStore?
     private let devicePlaces: DevicePlaces
     private let paceKeepers: [ObjectIdentifier: PaceKeeper]
+    private let publishLanes: [ObjectIdentifier: PublishLane]
     /// What is counted for every event and every stream, looked up once.
     private let publishes: Counter
     private let streams: Counter
@@ -40,6 +41,8 @@ final class ServerCore: Sendable {
         let paceLimits = Pace.Limits(configuration)
         paceKeepers = Dictionary(
             uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PaceKeeper(loop: $0, limits: paceLimits)) })
+        publishLanes = Dictionary(
+            uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PublishLane(loop: $0, store: store)) })
         publishes = metrics.requests(route: Route.publish.rawValue, status: 202)
         streams = metrics.requests(route: Route.listen.rawValue, status: 200)
         self.tls = tls
@@ -152,12 +155,16 @@ final class ServerCore: Sendable {
         }
     }
 
+    func paceKeeper(of loop: any EventLoop) -> PaceKeeper { Self.part(paceKeepers, of: loop) }
+
+    func publishLane(of loop: any EventLoop) -> PublishLane { Self.part(publishLanes, of: loop) }
+
     /// Every connection's loop is one of the server's.
-    func paceKeeper(of loop: any EventLoop) -> PaceKeeper {
-        guard let keeper = paceKeepers[ObjectIdentifier(loop)] else {
+    private static func part<Part>(_ parts: [ObjectIdentifier: Part], of loop: any EventLoop) -> Part {
+        guard let part = parts[ObjectIdentifier(loop)] else {
             preconditionFailure("a connection on a loop that is not the server's")
         }
-        return keeper
+        return part
     }
 
     /// The head of a stream's response. Its body ends with the connection, so frames need no chunk around them.
@@ -219,7 +226,7 @@ enum Route: String, CaseIterable {
 }
 
 enum ReasonPhrase {
-    static func of(_ status: Int) -> String {
+    static func of(_ status: Int) -> StaticString {
         switch status {
         case 200: "OK"
         case 202: "Accepted"

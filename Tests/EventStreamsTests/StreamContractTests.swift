@@ -403,6 +403,24 @@ struct StreamContractTests {
         }
     }
 
+    @Test("appends that wake nobody come into one commit, once the writer is woken", arguments: Durability.allCases)
+    func wokenTogether(_ durability: Durability) throws {
+        let commits = Shared<[Int]>([])
+        let store = try directory.open { $0.onCommit = { commit in commits.change { $0.append(commit.events) } } }
+        let stream = try store.stream(tenant: "acme")
+        for number in 1...64 {
+            stream.append([event("\(number)")], durability: durability, wakesWriter: false) { _ in }
+        }
+        store.wake()
+        eventually("all is durable") { stream.durableHead == 64 }
+        // The writer's own clock may have come between.
+        #expect(commits.value.reduce(0, +) == 64 && commits.value.count <= 2, "\(commits.value)")
+        // Waking it for nothing is nothing.
+        store.wake()
+        try stream.appendAndWait(texts: ["65"], durability)
+        #expect(stream.head == 65)
+    }
+
     // MARK: Limits
 
     @Test(

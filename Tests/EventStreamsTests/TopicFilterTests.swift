@@ -102,7 +102,7 @@ struct TopicFilterTests {
     func types() throws {
         func stored(_ type: String?) -> StoredEvent {
             StoredEvent(
-                NewEvent(topic: "orders", type: type, acceptedUnixNano: 1), offset: 1, epoch: 1, byteCount: 64)
+                NewEvent(topic: "orders", type: type, acceptedUnixNano: 1), offset: 1, epoch: 1)
         }
         let created = try TopicFilter(["orders"], types: ["created", "paid"])
         for type in ["created", "paid"] { #expect(created.matches(stored(type))) }

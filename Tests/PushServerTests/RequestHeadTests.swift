@@ -23,6 +23,34 @@ struct RequestHeadTests {
         #expect(head[.eventKey] == "1" && head.has(.eventKey) && head[.eventType] == nil && !head.has(.eventType))
     }
 
+    /// RFC 9110, section 5.6.2.
+    @Test("a field's name is made of these characters and no others")
+    func tokenBytes() {
+        let token = Set("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ".utf8)
+        for byte in UInt8.min...UInt8.max where byte != UInt8(ascii: ":") && byte != UInt8(ascii: "\n") {
+            let bytes = Array("GET / HTTP/1.1\r\nA".utf8) + [byte] + Array("b: c\r\n\r\n".utf8)
+            var isRead = false
+            if case .head = RequestHead.read(ByteBuffer(bytes: bytes)) { isRead = true }
+            #expect(isRead == token.contains(byte), "byte \(byte)")
+        }
+    }
+
+    @Test("a method, a path and a value are compared where they stand")
+    func comparisons() throws {
+        let text = "POST /v1/events/a HTTP/1.1\r\nContent-Type: Application/X-NDJSON; a=b\r\n\r\n"
+        guard case .head(let head) = read(text) else {
+            Issue.record("not plain")
+            return
+        }
+        #expect(head.hasMethod("POST") && !head.hasMethod("POS") && !head.hasMethod("POSTS") && !head.hasMethod("post"))
+        #expect(head.path(after: "/v1/events/") == "a" && head.path(after: "/v1/events/a") == "")
+        #expect(head.path(after: "/v1/events/a/") == nil && head.path(after: "/v2/") == nil)
+        #expect(head.value(of: .contentType, hasPrefix: "application/x-ndjson"))
+        #expect(head.value(of: .contentType, hasPrefix: "application/x-ndjson; a=b"))
+        #expect(!head.value(of: .contentType, hasPrefix: "application/x-ndjson; a=b;"))
+        #expect(!head.value(of: .contentType, hasPrefix: "application/json") && !head.value(of: .accept, hasPrefix: ""))
+    }
+
     @Test(
         "what is out of the ordinary is left to the general codec",
         arguments: [

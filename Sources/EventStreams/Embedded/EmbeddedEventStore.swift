@@ -57,6 +57,9 @@ public final class EmbeddedEventStore: Sendable {
         public var bytesAfter: Int
     }
 
+    /// Tells the writer of what was appended without waking it.
+    public func wake() { core.writer.wake() }
+
     /// Removes what retention does not keep any more, of every tenant, and gives the space back to the file system.
     ///
     /// Blocks, and appends wait, for as long as it takes to write the file anew; needs as much free space as what

@@ -28,7 +28,7 @@ final class EmbeddedStream: EventStream {
     }
 
     func append(
-        _ events: [NewEvent], durability: Durability,
+        _ events: [NewEvent], durability: Durability, wakesWriter: Bool,
         completion: @escaping @Sendable (Result<[AppendReceipt], StreamError>) -> Void
     ) {
         let failure = core.failure
@@ -44,8 +44,8 @@ final class EmbeddedStream: EventStream {
             if let wakes { for wake in wakes.values { wake() } }
             switch enqueue {
             case .nothing: break
-            case .lazily: core.writer.enqueue(self, isUrgent: false)
-            case .urgently: core.writer.enqueue(self, isUrgent: true)
+            case .lazily: core.writer.enqueue(self, isUrgent: false, signals: wakesWriter)
+            case .urgently: core.writer.enqueue(self, isUrgent: true, signals: wakesWriter)
             }
             if completesNow { completion(.success(receipts)) }
         }

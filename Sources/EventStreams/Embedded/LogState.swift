@@ -112,8 +112,8 @@ struct LogState: Sendable {
         var seen: [ExactText: Int] = [:]
         var newCount = 0
         var newBytes = 0
-        for (index, event) in events.enumerated() {
-            if let key = event.idempotencyKey {
+        for index in events.indices {
+            if let key = events[index].idempotencyKey {
                 if let entry = idempotency.find(key, now: now) {
                     originals[index] = entry
                     continue
@@ -124,12 +124,12 @@ struct LogState: Sendable {
                 }
                 seen[ExactText(key)] = index
             }
-            let bytes = event.byteCount
+            let bytes = events[index].byteCount
             guard bytes <= maximumEventBytes else {
                 return .refused(
                     StreamError(
                         code: .tooLarge,
-                        cause: "an event for \(tenant)/\(event.topic) counts \(bytes) bytes with its fields, "
+                        cause: "an event for \(tenant)/\(events[index].topic) counts \(bytes) bytes with its fields, "
                             + "the limit is \(maximumEventBytes); send a smaller payload"))
             }
             newCount += 1
@@ -143,7 +143,7 @@ struct LogState: Sendable {
         var receipts: [AppendReceipt] = []
         receipts.reserveCapacity(events.count)
         let epoch = self.epoch
-        for (index, event) in events.enumerated() {
+        for index in events.indices {
             if let original = originals[index] {
                 receipts.append(
                     AppendReceipt(
@@ -157,16 +157,16 @@ struct LogState: Sendable {
             } else {
                 let offset = nextOffset
                 nextOffset += 1
-                let element = StoredEvent(event, offset: offset, epoch: epoch, byteCount: event.byteCount)
+                let element = StoredEvent(events[index], offset: offset, epoch: epoch)
                 stored.append(element)
                 tail.append(element)
                 receipts.append(AppendReceipt(offset: offset, epoch: epoch, codec: codec))
-                if let key = event.idempotencyKey {
+                if let key = element.idempotencyKey {
                     idempotency.claim(
                         key,
                         IdempotencyIndex.Entry(
-                            offset: offset, epoch: epoch, acceptedUnixNano: event.acceptedUnixNano,
-                            traceparent: event.traceparent), now: now)
+                            offset: offset, epoch: epoch, acceptedUnixNano: element.acceptedUnixNano,
+                            traceparent: element.traceparent), now: now)
                 }
             }
         }

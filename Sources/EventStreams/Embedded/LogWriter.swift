@@ -14,6 +14,8 @@ final class LogWriter: Sendable {
         var isUrgent = false
         /// The semaphore was signalled for lazy work, or for urgent work, that was not taken yet.
         var isSignalled = false
+        /// There is work that `wake` is to signal.
+        var isWakeDue = false
         var ending: Ending?
         var maintenance: [DispatchSemaphore] = []
     }
@@ -28,13 +30,23 @@ final class LogWriter: Sendable {
         thread.withLock { $0 = WriterThread(name: "isotherm-log") { [self] in run(core) } }
     }
 
-    func enqueue(_ stream: EmbeddedStream, isUrgent: Bool) {
+    /// - Parameter signals: whether the thread hears of it now; else at the next `wake`.
+    func enqueue(_ stream: EmbeddedStream, isUrgent: Bool, signals: Bool) {
         let wakes = inbox.withLock { inbox in
             inbox.streams.append(stream)
-            let wakes = isUrgent ? !inbox.isUrgent : !inbox.isSignalled
+            let wakes = inbox.isWakeDue || (isUrgent ? !inbox.isUrgent : !inbox.isSignalled)
             inbox.isSignalled = true
             inbox.isUrgent = inbox.isUrgent || isUrgent
-            return wakes
+            inbox.isWakeDue = wakes && !signals
+            return wakes && signals
+        }
+        if wakes { signal.signal() }
+    }
+
+    func wake() {
+        let wakes = inbox.withLock { inbox in
+            defer { inbox.isWakeDue = false }
+            return inbox.isWakeDue
         }
         if wakes { signal.signal() }
     }
@@ -93,6 +105,7 @@ final class LogWriter: Sendable {
                 inbox.maintenance = []
                 inbox.isUrgent = false
                 inbox.isSignalled = false
+                inbox.isWakeDue = false
                 return work
             }
             if work.ending == .abandon {

@@ -21,10 +21,15 @@ public struct TraceID: Hashable, Sendable, CustomStringConvertible {
     public var description: String {
         String(unsafeUninitializedCapacity: 32) { buffer in
             guard let base = buffer.baseAddress else { return 0 }
-            Hex.write(high, to: base)
-            Hex.write(low, to: base + 16)
+            writeDigits(to: base)
             return 32
         }
+    }
+
+    /// Writes the 32 digits of ``description``.
+    package func writeDigits(to place: UnsafeMutablePointer<UInt8>) {
+        Hex.write(high, to: place)
+        Hex.write(low, to: place + 16)
     }
 }
 
