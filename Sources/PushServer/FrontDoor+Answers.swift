@@ -140,7 +140,9 @@ extension FrontDoor {
         if !isSecure, queuedAnswers == 0 {
             if descriptor < 0 {
                 descriptor =
-                    (try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) { $0 })
+                    (try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) {
+                        $0
+                    })
                     ?? -1
             }
             // An error shows again when the channel writes, which then closes.

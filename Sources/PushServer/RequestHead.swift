@@ -98,7 +98,9 @@ final class RequestHead {
     func path(after prefix: StaticString) -> String? {
         let count = prefix.utf8CodeUnitCount
         return withBytes(of: places.path) { path in
-            guard path.count >= count, UnsafeRawBufferPointer(rebasing: path[..<count]).equals(prefix) else { return nil }
+            guard path.count >= count, UnsafeRawBufferPointer(rebasing: path[..<count]).equals(prefix) else {
+                return nil
+            }
             return String(decoding: UnsafeRawBufferPointer(rebasing: path[count...]), as: UTF8.self)
         }
     }
