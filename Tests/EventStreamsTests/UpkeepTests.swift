@@ -109,6 +109,20 @@ struct UpkeepTests {
         #expect(try stream.all().count == appended)
     }
 
+    @Test("small commits owe upkeep until a step of it is worth its while")
+    func owing() throws {
+        let directory = ScratchDirectory()
+        let store = try directory.open()
+        defer { store.close() }
+        let stream = try #require(try store.stream(tenant: "acme") as? EmbeddedStream)
+        // Two removals and four to be indexed for each event; a first step removes 64, one of the index looks at 256.
+        func owed() -> [Int] { stream.disk.withLock { [$0.owedRemovals, $0.owedIndexing] } }
+        for (appends, expected) in [(31, [62, 124]), (1, [0, 128]), (31, [62, 252]), (1, [0, 0]), (3, [6, 12])] {
+            for _ in 0..<appends { try stream.appendAndWait(texts: ["x"], .written) }
+            eventually("\(expected)") { owed() == expected }
+        }
+    }
+
     @Test("a store that has much to remove closes at once, and goes on when it is opened again")
     func closing() throws {
         let directory = ScratchDirectory()

@@ -16,6 +16,9 @@ final class EmbeddedStream: EventStream {
         /// Acceptance of the first event on disk; nil when unknown or when there is none.
         var oldestUnixNano: UInt64?
         var indexedThrough: UInt64
+        /// Events to be removed or indexed before the log has grown much more.
+        var owedRemovals = 0
+        var owedIndexing = 0
     }
 
     init(record: LogRecord, state: LogState, codec: EventIDCodec, core: StoreCore) {

@@ -245,18 +245,32 @@ final class LogWriter: Sendable {
                 if disk.events == 0 { disk.oldestUnixNano = share.work.batches.first?.events.first?.acceptedUnixNano }
                 disk.events += share.work.events
                 disk.bytes += share.work.bytes
+                disk.owedRemovals += 2 * share.work.events
+                disk.owedIndexing += 4 * share.work.events
             }
             for batch in share.work.batches { batch.completion?(.success(batch.receipts)) }
             if let wakes { for wake in wakes.values { wake() } }
             // In small steps: a publisher waits for one step at most.
             while share.stream.state.withLock({ $0.evict(atMost: 256) }) {}
         }
-        for share in shares {
-            retire(share.stream, core, goal: 2 * share.work.events)
-            // Faster than the log grows, in steps that the next commit hardly notices.
-            _ = core.indexer.step(share.stream, core, weight: max(256, 2 * share.work.events), isIdle: false)
-        }
+        for share in shares { keepUp(share.stream, core) }
         core.checkpointer.advance(core)
+    }
+
+    /// After a commit: removes and indexes faster than the log grows, when enough is owed to be worth a step. After a
+    /// small commit mostly nothing.
+    private func keepUp(_ stream: EmbeddedStream, _ core: StoreCore) {
+        let step = pace.withLock { $0 }
+        let (removals, indexing) = stream.disk.withLock { disk in
+            let due = (
+                disk.owedRemovals >= step ? disk.owedRemovals : 0, disk.owedIndexing >= 256 ? disk.owedIndexing : 0
+            )
+            if due.0 > 0 { disk.owedRemovals = 0 }
+            if due.1 > 0 { disk.owedIndexing = 0 }
+            return due
+        }
+        if removals > 0 { retire(stream, core, goal: removals) }
+        if indexing > 0 { _ = core.indexer.step(stream, core, weight: indexing, isIdle: false) }
     }
 
     /// Everything that is not durable leaves every log; its appends fail.
@@ -286,8 +300,11 @@ final class LogWriter: Sendable {
 
     // MARK: Retention
 
-    /// A step of retention that takes longer is followed by smaller ones.
-    private static let stepNanoseconds: UInt64 = 1_000_000
+    /// A step of retention that takes longer is followed by smaller ones. Of the thread's own time: on a busy machine a
+    /// step takes as long as the others leave it, whatever its size.
+    private static let stepNanoseconds: UInt64 = 400_000
+    /// Paced upkeep rests for as many times as long as it has worked.
+    private static let rest: UInt64 = 7
 
     /// Removes old events in short steps: all that are due for a `goal` of `.max`; after a commit about `goal` of them, if
     /// there are enough to be worth it.
@@ -312,6 +329,7 @@ final class LogWriter: Sendable {
                 guard excessEvents >= step || excessBytes > configuration.retentionBytes / 64 else { return }
             }
             let start = WallClock.monotonicNano()
+            let startOfWork = WallClock.threadNano()
             let size = min(step, pace.withLock { $0 })
             var events = 0
             do {
@@ -347,10 +365,10 @@ final class LogWriter: Sendable {
                 return
             }
             removed += events
-            let nanoseconds = WallClock.monotonicNano() - start
+            let work = WallClock.threadNano() - startOfWork
             pace.withLock { pace in
-                if nanoseconds > Self.stepNanoseconds { pace = max(32, pace / 2) }
-                if nanoseconds < Self.stepNanoseconds / 4 { pace = min(step, pace * 2) }
+                if work > Self.stepNanoseconds { pace = max(32, pace / 2) }
+                if work < Self.stepNanoseconds / 4 { pace = min(step, pace * 2) }
             }
             core.checkpointer.advance(core)
             if isThorough {
@@ -362,13 +380,13 @@ final class LogWriter: Sendable {
 
     /// Between two steps of upkeep: writes what has come during the step, which has waited for no more than that.
     ///
-    /// With `isPaced`, upkeep has a fourth of the time. That most appends meet no step is one reason; the other is that
+    /// With `isPaced`, upkeep has an eighth of the time. That most appends meet no step is one reason; the other is that
     /// the system lets a thread wait that never rests, on a busy machine for longer than a step takes.
     private func giveWay(_ core: StoreCore, since start: UInt64, isPaced: Bool) {
         writeWaiting(core)
         guard isPaced else { return }
         let now = WallClock.monotonicNano()
-        let end = now + min(3 * (now - start), 20_000_000)
+        let end = now + min(Self.rest * (now - start), 50_000_000)
         repeat {
             wait(until: end)
             guard inbox.withLock({ $0.ending == nil && $0.maintenance.isEmpty }) else {

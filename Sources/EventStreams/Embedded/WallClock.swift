@@ -9,6 +9,8 @@
 enum WallClock {
     @Sendable static func unixNano() -> UInt64 { read(CLOCK_REALTIME) }
     static func monotonicNano() -> UInt64 { read(CLOCK_MONOTONIC) }
+    /// What the running thread has used of the processor.
+    static func threadNano() -> UInt64 { read(CLOCK_THREAD_CPUTIME_ID) }
 
     private static func read(_ clock: clockid_t) -> UInt64 {
         var time = timespec()
