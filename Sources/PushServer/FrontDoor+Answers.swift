@@ -137,14 +137,7 @@ extension FrontDoor {
     /// Straight to the socket; what it does not take, and everything behind TLS, goes the channel's way.
     private func send(_ bytes: UnsafeRawBufferPointer, keepsOpen: Bool, _ context: ChannelHandlerContext) {
         var rest = bytes
-        if !isSecure, queuedAnswers == 0 {
-            if descriptor < 0 {
-                descriptor =
-                    (try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) {
-                        $0
-                    })
-                    ?? -1
-            }
+        if !isSecure, queuedAnswers == 0, let descriptor = socket(context) {
             // An error shows again when the channel writes, which then closes.
             let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
             let sent = Glibc.send(descriptor, bytes.baseAddress, bytes.count, flags)

@@ -1,7 +1,5 @@
 import EventStreams
 import Glibc
-import HummingbirdCore
-import Logging
 import NIOCore
 import OTLP
 import PushPipeline
@@ -54,8 +52,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     @exclusivity(unchecked) var hasAnswered = false
     /// The request's `Origin`.
     @exclusivity(unchecked) var origin: String?
-    /// For answers that are sent past the channel; negative when there is none or it was not looked for.
-    @exclusivity(unchecked) var descriptor: Int32 = -1
+    /// Negative until it was asked for.
+    @exclusivity(unchecked) private var descriptor: Int32 = -1
     /// Answers that the channel has and the kernel has not.
     @exclusivity(unchecked) var queuedAnswers = 0
 
@@ -356,6 +354,17 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
+    /// For what is sent past the channel, which does not see it.
+    func socket(_ context: ChannelHandlerContext) -> Int32? {
+        if descriptor < 0 {
+            let found = try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(
+                of: NIOBSDSocket.Handle.self
+            ) { $0 }
+            descriptor = found ?? -1
+        }
+        return descriptor < 0 ? nil : descriptor
+    }
+
     private static let topicPrefix: StaticString = "/v1/events/"
 
     private static func isOfTopics(_ head: RequestHead) -> Bool {
@@ -375,10 +384,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         _ request: DeviceRequest, _ place: StreamPlace, channel: TenantChannel, _ context: ChannelHandlerContext
     ) {
         received = ByteBuffer()
-        let descriptor = try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(
-            of: NIOBSDSocket.Handle.self
-        ) { $0 }
-        guard let descriptor else {
+        guard let descriptor = socket(context) else {
             place.giveBack()
             context.close(promise: nil)
             return
@@ -422,39 +428,5 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             context.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
         }
         context.pipeline.syncOperations.removeHandler(context: context, promise: nil)
-    }
-}
-
-/// Takes a connection that the front door does not keep; the codec's handlers come after the door's.
-final class GeneralCodecs: Sendable {
-    enum Codec { case http1, http2 }
-
-    let server: ServerCore
-    let http1: HTTP1Channel
-    let http2: HTTP2Codec
-    let logger: Logger
-    let handOver: AsyncStream<HTTP1Channel.Value>.Continuation
-
-    init(
-        server: ServerCore, http1: HTTP1Channel, logger: Logger,
-        handOver: AsyncStream<HTTP1Channel.Value>.Continuation
-    ) {
-        self.server = server
-        self.http1 = http1
-        self.logger = logger
-        self.handOver = handOver
-        http2 = HTTP2Codec(server: server, logger: logger, handOver: handOver)
-    }
-
-    func take(_ channel: any Channel, _ codec: Codec, _ connection: Connection) {
-        switch codec {
-        case .http1:
-            try? channel.pipeline.syncOperations.addHandler(PaceWatch(server: server, connection: connection))
-            _ = channel.setOption(.allowRemoteHalfClosure, value: true)
-            let handOver = handOver
-            http1.setup(channel: channel, logger: logger).whenSuccess { handOver.yield($0) }
-        case .http2:
-            do { try http2.take(channel, connection) } catch { channel.close(promise: nil) }
-        }
     }
 }
