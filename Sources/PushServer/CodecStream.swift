@@ -61,10 +61,12 @@ final class CodecStream: DeviceTransport, @unchecked Sendable {
 
     /// Of the socket below; -1 once it is closed, since its number may be another's then.
     var probedDescriptor: Int32 {
-        Self.socket(of: channel) ?? channel.parent.flatMap { Self.socket(of: $0) } ?? -1
+        // A connection that is closed must not be asked for its parent, which is the listener, on another loop.
+        guard channel.isActive else { return -1 }
+        return Self.socket(of: channel) ?? channel.parent.flatMap { Self.socket(of: $0) } ?? -1
     }
 
-    /// Nil for a stream of HTTP/2, which has none of its own.
+    /// Nil for a stream of HTTP/2, which has none of its own, but its parent's.
     private static func socket(of channel: any Channel) -> Int32? {
         guard channel.isActive else { return nil }
         let descriptor = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(

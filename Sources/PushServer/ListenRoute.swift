@@ -79,6 +79,10 @@ struct ListenRoute {
                 while !core.isDraining.load(ordering: .relaxed), !Task.isCancelled, !place.isReplaced {
                     let page = try await follower.read(after: position, limit: 256)
                     position = page.position
+                    if let reset = page.reset {
+                        try await writer.write(
+                            ByteBuffer(bytes: Self.resetLine(reset, after: position, on: channel.stream)))
+                    }
                     if page.isAtHead {
                         // Short waits, so that a drain is noticed.
                         await channel.waitForEvent(after: position, until: .now + min(heartbeat, .seconds(1)))
@@ -112,10 +116,14 @@ struct ListenRoute {
     /// At least an empty line, so that the answer's head leaves at once.
     private static func opening(_ start: StartPosition, on stream: any EventStream) -> [UInt8] {
         guard let reset = start.reset else { return [lineEnd] }
+        return resetLine(reset.reason, after: start.after, on: stream)
+    }
+
+    private static func resetLine(_ reason: String, after offset: UInt64?, on stream: any EventStream) -> [UInt8] {
         var json = JSONWriter()
         json.beginObject()
-        json.field("reset", reset.reason)
-        if let after = start.after { json.field("next", stream.id(epoch: stream.epoch, offset: after)) }
+        json.field("reset", reason)
+        if let offset { json.field("next", stream.id(epoch: stream.epoch, offset: offset)) }
         json.endObject()
         return json.bytes + [lineEnd]
     }
@@ -134,11 +142,14 @@ struct ListenRoute {
         var position = follower.start.after ?? channel.visibleHead
         let deadline = ContinuousClock.now + wait
         var events: [StoredEvent] = []
+        var reset = follower.start.reset?.reason
+        if let reset { core.metrics.resets(reset) }
         while true {
             let page = try await follower.read(after: position, limit: limit)
             position = page.position
             events = page.events
-            if !events.isEmpty { break }
+            reset = page.reset ?? reset
+            if !events.isEmpty || page.reset != nil { break }
             if !page.isAtHead { continue }
             if ContinuousClock.now >= deadline || core.isDraining.load(ordering: .relaxed) || Task.isCancelled
                 || place.isReplaced
@@ -149,10 +160,7 @@ struct ListenRoute {
         }
         var json = JSONWriter()
         json.beginObject()
-        if let reset = follower.start.reset {
-            json.field("reset", reset.reason)
-            core.metrics.resets(reset.reason)
-        }
+        if let reset { json.field("reset", reset) }
         json.key("events")
         json.beginArray()
         for event in events { Self.write(event, on: channel.stream, to: &json) }
@@ -208,6 +216,9 @@ private struct Follower: Sendable {
         let events: [StoredEvent]
         let position: UInt64
         let isAtHead: Bool
+        /// Why the device is told that something before `position` will not come: retention overtook it between two reads,
+        /// or an event is damaged.
+        var reset: String?
     }
 
     init(core: ServerCore, wanted: DeviceRequest, channel: TenantChannel) {
@@ -236,8 +247,15 @@ private struct Follower: Sendable {
         switch channel.stream.tail(after: position, limit: 1_024) {
         case .events(let events): found = Array(channel.visible(events))
         case .behind:
-            found = try await core.hub.readLog(
-                channel, after: position, limit: 1_024, byteLimit: core.configuration.delivery.maxQueuedBytes)
+            do {
+                found = try await core.hub.readLog(
+                    channel, after: position, limit: 1_024, byteLimit: core.configuration.delivery.maxQueuedBytes)
+            } catch let error as StreamError {
+                guard let offset = error.offset, [.tooOld, .corrupt].contains(error.code) else { throw error }
+                core.metrics.resets(error.code.rawValue)
+                let reached = error.code == .tooOld ? offset - 1 : offset
+                return Page(events: [], position: reached, isAtHead: false, reset: error.code.rawValue)
+            }
         }
         var wantedEvents: [StoredEvent] = []
         var reached = position

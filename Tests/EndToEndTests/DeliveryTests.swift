@@ -109,6 +109,73 @@ struct DeliveryTests {
         #expect(try after.events(1)[0].data == "\(kept[0])")
     }
 
+    @Test(
+        "a row gone from the log's file is a reset with the reason corrupt, in every form; the rest comes")
+    func corrupt() throws {
+        let directory = IsothermProcess.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        var ids: [String] = []
+        do {
+            let server = try IsothermProcess(dataDirectory: directory)
+            for number in 1...9 { ids.append(try server.publish("t", "\(number)").id) }
+            server.stop()
+        }
+        // The offset is the lower 46 bits of a position.
+        try Peers.python(
+            """
+            import sqlite3, sys
+            log = sqlite3.connect(sys.argv[1] + "/log.sqlite")
+            assert log.execute("DELETE FROM events WHERE position & 70368744177663 IN (4, 5)").rowcount == 2
+            log.commit()
+            """, [directory])
+        let server = try IsothermProcess(dataDirectory: directory)
+        let device = try Device(port: server.port, "/v1/events/t", lastEventID: ids[1])
+        let events = try device.events(6)
+        #expect(events.map(\.type) == ["", "isotherm.reset", "", "", "", ""])
+        #expect(events.map(\.data).filter { Int($0) != nil } == ["3", "6", "7", "8", "9"])
+        #expect(events[1].data.contains("\"reason\":\"corrupt\""))
+        let again = try Device(port: server.port, "/v1/events/t", lastEventID: events[1].id)
+        #expect(try again.events(1)[0].data == "6")
+
+        struct Poll: Decodable {
+            struct Event: Decodable { let data: String }
+            let reset: String?
+            let events: [Event]?
+            let next: String?
+        }
+        func poll(after id: String) throws -> Poll {
+            let reply = try HTTP.get("/v1/events/t?after=\(id)", port: server.port)
+            #expect(reply.status == 200, "\(reply.body)")
+            return try JSONDecoder().decode(Poll.self, from: Data(reply.body.utf8))
+        }
+        var told: [String] = []
+        var cursor = ids[1]
+        while told.last != "9", told.count < 9 {
+            let page = try poll(after: cursor)
+            told += (page.reset.map { [$0] } ?? []) + (page.events ?? []).map(\.data)
+            cursor = try #require(page.next)
+        }
+        #expect(told == ["3", "corrupt", "6", "7", "8", "9"])
+
+        let lines = try RawConnection(port: server.port)
+        try lines.send(
+            "GET /v1/events/t?last-event-id=\(ids[1]) HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+        let objects = try lines.receive(until: "\"data\":\"9\"}").split(whereSeparator: \.isNewline)
+            .filter { $0.hasPrefix("{") }
+            .map { try JSONDecoder().decode(Line.self, from: Data($0.utf8)) }
+        #expect(objects.compactMap { $0.data ?? $0.reset } == ["3", "corrupt", "6", "7", "8", "9"])
+        let reset = try #require(objects.first { $0.reset != nil })
+        #expect(try poll(after: #require(reset.next)).events?.first?.data == "6")
+        // A stream, a poll and lines went over the place.
+        #expect(try server.metric("isotherm_resets_total{reason=\"corrupt\"}") == 3)
+    }
+
+    private struct Line: Decodable {
+        let data: String?
+        let reset: String?
+        let next: String?
+    }
+
     @Test("a reader that does not read loses nothing, and the server's memory for it is bounded")
     func slowReader() throws {
         let server = try IsothermProcess(arguments: ["--set", "gateway.durability=written"])

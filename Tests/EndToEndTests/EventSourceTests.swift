@@ -44,13 +44,8 @@ struct EventSourceTests {
         let server = try IsothermProcess(arguments: [
             "--set", "cors.allowed_origins=*", "--set", "delivery.retry=200ms",
         ])
-        let directory = IsothermProcess.temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: directory) }
-        let proxy = try way == .direct ? nil : NginxProxy(of: server.port, buffers: way == .nginxBuffering)
-        let browser = try Self.browse(directory, server: server.port, stream: proxy?.port ?? server.port)
-        defer { browser.stop() }
-        let connections = "isotherm_connections{tenant=\"default\",device_group=\"browser\"}"
-        try Wait.until(seconds: 40, "the browser listens") { try server.metric(connections) == 1 }
+        let page = try EventSourcePage(of: server, way)
+        defer { page.close() }
         let listener = try Device(port: server.port, "/v1/events/seen")
         var expected: [Seen] = []
         for (published, data) in Self.payloads {
@@ -73,13 +68,8 @@ struct EventSourceTests {
             "--set", "cors.allowed_origins=*", "--set", "delivery.retry=100ms", "--set",
             "delivery.drain_interval=100ms",
         ])
-        let directory = IsothermProcess.temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: directory) }
-        let proxy = try way == .direct ? nil : NginxProxy(of: server.port, buffers: way == .nginxBuffering)
-        let browser = try Self.browse(directory, server: server.port, stream: proxy?.port ?? server.port)
-        defer { browser.stop() }
-        let connections = "isotherm_connections{tenant=\"default\",device_group=\"browser\"}"
-        try Wait.until(seconds: 40, "the browser listens") { try server.metric(connections) == 1 }
+        let page = try EventSourcePage(of: server, way)
+        defer { page.close() }
         try server.publish("t", "before")
         try Wait.until("it is delivered") {
             try server.metric("isotherm_events_delivered_total{tenant=\"default\",device_group=\"browser\"}") == 1
@@ -95,29 +85,44 @@ struct EventSourceTests {
             [Seen].self, from: Data(try listener.events(1, seconds: 40)[0].data.utf8))
         #expect(seen.map(\.data) == ["before", "while it was away, or after"])
     }
+}
 
-    /// Opens a page that listens through `stream`, and publishes what it has seen when the event `end` comes.
-    private static func browse(_ directory: String, server: Int, stream: Int) throws -> ChildProcess {
+/// A browser's page that listens, and publishes what it has seen when the event `end` comes.
+private final class EventSourcePage {
+    private let directory = IsothermProcess.temporaryDirectory()
+    private let proxy: NginxProxy?
+    private let browser: ChildProcess
+
+    /// Returns once it listens.
+    init(of server: IsothermProcess, _ way: EventSourceTests.Way) throws {
+        proxy = try way == .direct ? nil : NginxProxy(of: server.port, buffers: way == .nginxBuffering)
         let page = """
             <!doctype html><meta charset="utf-8"><script>
             const seen = [];
-            const source = new EventSource("http://127.0.0.1:\(stream)/v1/events?topic=t&group=browser");
+            const source = new EventSource("http://127.0.0.1:\(proxy?.port ?? server.port)/v1/events?topic=t&group=browser");
             const note = event => seen.push({type: event.type, data: event.data, id: event.lastEventId});
             for (const type of ["message", "price", "a type with spaces", "時刻", "forged"]) {
                 source.addEventListener(type, note);
             }
             source.addEventListener("end", () => {
                 source.close();
-                fetch("http://127.0.0.1:\(server)/v1/events/seen",
+                fetch("http://127.0.0.1:\(server.port)/v1/events/seen",
                     {method: "POST", mode: "no-cors", body: JSON.stringify(seen)});
             });
             </script>
             """
         try page.write(toFile: directory + "/page.html", atomically: true, encoding: .utf8)
-        return try ChildProcess(
+        browser = try ChildProcess(
             Browser.path,
             Browser.arguments(profile: directory + "/profile")
                 + ["--remote-debugging-port=0", "file://\(directory)/page.html"])
+        let connections = "isotherm_connections{tenant=\"default\",device_group=\"browser\"}"
+        try Wait.until(seconds: 40, "the browser listens") { try server.metric(connections) == 1 }
+    }
+
+    func close() {
+        browser.stop()
+        try? FileManager.default.removeItem(atPath: directory)
     }
 }
 

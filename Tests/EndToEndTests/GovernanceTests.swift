@@ -185,6 +185,34 @@ struct GovernanceTests {
         #expect(opened == 11 && open == 6, "\(opened) opened, \(open ?? -1) open")
     }
 
+    @Test("a device's poll beyond its limit ends its oldest, which is answered with its cursor")
+    func replacedPoll() throws {
+        let server = try IsothermProcess(arguments: [
+            "--set", "limits.streams_per_device=2", "--set", "gateway.durability=memory",
+        ])
+        let cursor = try server.publish("t", "1").id
+        func poll() throws -> RawConnection {
+            let connection = try RawConnection(port: server.port)
+            try connection.send(
+                "GET /v1/events/t?device=d&after=\(cursor)&wait=60s HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n"
+            )
+            return connection
+        }
+        // Each poll ends a stream, and so is known to wait.
+        let streams = try (0..<2).map { _ in try Device(port: server.port, "/v1/events/t?device=d") }
+        let older = try poll()
+        #expect(streams[0].connection.receiveAll().contains("retry: "))
+        let newer = try poll()
+        #expect(streams[1].connection.receiveAll().contains("retry: "))
+        let stream = try Device(port: server.port, "/v1/events/t?device=d")
+        let answer = try older.receive(until: "}\n")
+        #expect(answer.contains("200 OK") && answer.contains("{\"events\":[],\"next\":\"\(cursor)\"}"), "\(answer)")
+        try server.publish("t", "2")
+        #expect(try newer.receive(until: "}\n").contains("\"data\":\"2\""))
+        #expect(try stream.events(1)[0].data == "2")
+        #expect(try server.metric("isotherm_streams_shed_total{reason=\"too_many_connections\"}") == 0)
+    }
+
     @Test("heads and bodies that drip are answered 408 and closed, however often a byte comes")
     func slow() throws {
         let server = try IsothermProcess(arguments: [
