@@ -61,7 +61,8 @@ let package = Package(
 
         .systemLibrary(name: "CEpoll"),
         .target(
-            name: "LoadGenerator", dependencies: ["CEpoll", "LatencyHeatmap", "OTLP"], swiftSettings: swiftSettings),
+            name: "LoadGenerator", dependencies: ["CEpoll", "CSSL", "LatencyHeatmap", "OTLP"],
+            swiftSettings: swiftSettings),
 
         .target(
             name: "TracingBridge",

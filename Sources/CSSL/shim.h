@@ -25,6 +25,19 @@ static inline void isotherm_ssl_set_modes(SSL_CTX *context) {
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 }
 
+// A write takes what it can, as send does, and may go on from elsewhere.
+static inline void isotherm_ssl_set_client_modes(SSL_CTX *context) {
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+    // Otherwise each record takes two reads, one for its head.
+    SSL_CTX_set_read_ahead(context, 1);
+}
+
+// What waits in a BIO in memory; valid until it is written to again.
+static inline size_t isotherm_bio_data(BIO *bio, const char **data) { return (size_t)BIO_get_mem_data(bio, data); }
+
+static inline void isotherm_bio_clear(BIO *bio) { (void)BIO_reset(bio); }
+
 static inline size_t isotherm_bio_pending(BIO *bio) { return BIO_ctrl_pending(bio); }
 
 #endif

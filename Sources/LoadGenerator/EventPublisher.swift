@@ -38,7 +38,7 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
     private(set) var counts = PublisherCounts()
 
     private struct Producer {
-        var descriptor: Int32 = -1
+        var wire = Wire()
         var channel = 0
         var sequence = 0
         var isMeasured = false
@@ -55,6 +55,7 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
 
     private let plan: LoadPlan
     private let endpoint: Endpoint
+    private let tls: TLSClient?
     private let tag: UInt64
     private let poller: Poller
     private let timer: Int32
@@ -75,6 +76,7 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
     ) throws(LoadError) {
         self.plan = plan
         self.endpoint = endpoint
+        tls = try plan.target.publishesSecurely ? TLSClient(offers: "http/1.1") : nil
         self.tag = tag
         self.startNano = startNano
         self.streamsOfChannel = streamsOfChannel
@@ -103,20 +105,28 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
 
     func deallocate() {
         for request in requests { request.deallocate() }
-        for producer in producers {
-            if producer.descriptor >= 0 { close(producer.descriptor) }
-            producer.answer.deallocate()
+        for index in producers.indices {
+            producers[index].wire.close()
+            producers[index].answer.deallocate()
         }
         close(timer)
         poller.deallocate()
     }
 
     private func open(_ index: Int) -> Bool {
-        if producers[index].descriptor >= 0 { close(producers[index].descriptor) }
+        producers[index].wire.close()
         let descriptor = endpoint.connect(source: 0, isBlocking: true)
-        producers[index].descriptor = descriptor
-        guard descriptor >= 0 else {
-            counts.failure = "a publisher's connection to port \(endpoint.port): \(reason(-descriptor))"
+        var cause = descriptor < 0 ? reason(-descriptor) : nil
+        if descriptor >= 0 {
+            producers[index].wire = Wire(descriptor, tls)
+            while cause == nil, let step = producers[index].wire.shakeHands() {
+                var waited = pollfd(fd: descriptor, events: Int16(truncatingIfNeeded: step.interest), revents: 0)
+                // EPOLLIN and POLLIN are the same bit, and so are EPOLLOUT and POLLOUT.
+                cause = step.cause ?? (poll(&waited, 1, 5_000) > 0 ? nil : "TLS: no answer within 5 s")
+            }
+        }
+        guard cause == nil else {
+            counts.failure = "a publisher's connection to port \(endpoint.port): \(cause ?? "")"
             return false
         }
         producers[index].answerCount = 0
@@ -147,7 +157,7 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
                     continue
                 }
                 if !producers[number].rest.isEmpty { writeRest(number) }
-                receive(number)
+                while receive(number), producers[number].wire.hasMore {}
             }
         }
         for index in producers.indices where producers[index].isBusy { notAccepted(index, status: nil) }
@@ -195,30 +205,36 @@ final class EventPublisher: @unchecked Sendable {  // `run` has a thread of its 
         guard let start = request.baseAddress else { return }
         EventPayload(dueNano: due, channel: channel, publisher: index, sequence: sequence)
             .write(tag: tag, to: start + payloadAt[channel])
-        let count = Glibc.send(producers[index].descriptor, start, request.count, Int32(MSG_NOSIGNAL))
+        let count = producers[index].wire.send(start, request.count)
         if count == request.count { return }
         guard count >= 0 || errno == EAGAIN else { return broken(index) }
         producers[index].rest = Array(request[max(0, count)...])
-        poller.change(producers[index].descriptor, Poller.input | Poller.output, as: index)
+        poller.change(producers[index].wire.descriptor, Poller.input | Poller.output, as: index)
     }
 
     private func writeRest(_ index: Int) {
         let rest = producers[index].rest
-        let count = Glibc.send(producers[index].descriptor, rest, rest.count, Int32(MSG_NOSIGNAL))
+        let count = producers[index].wire.send(rest, rest.count)
         guard count >= 0 else {
             if errno != EAGAIN { broken(index) }
             return
         }
         producers[index].rest.removeFirst(count)
-        if count == rest.count { poller.change(producers[index].descriptor, Poller.input, as: index) }
+        if count == rest.count { poller.change(producers[index].wire.descriptor, Poller.input, as: index) }
     }
 
-    private func receive(_ index: Int) {
+    /// False when there was nothing to read.
+    private func receive(_ index: Int) -> Bool {
         let producer = producers[index]
-        let count = read(
-            producer.descriptor, producer.answer + producer.answerCount, Self.answerBytes - producer.answerCount)
-        if count < 0, errno == EAGAIN || errno == EINTR { return }
-        guard count > 0 else { return broken(index) }
+        let count = producer.wire.read(producer.answer + producer.answerCount, Self.answerBytes - producer.answerCount)
+        if count < 0, errno == EAGAIN || errno == EINTR { return false }
+        if count > 0 { gather(index, count) } else { broken(index) }
+        return count > 0
+    }
+
+    /// Looks whether an answer is complete.
+    private func gather(_ index: Int, _ count: Int) {
+        let producer = producers[index]
         let total = producer.answerCount + count
         producers[index].answerCount = total
         guard let head = ResponseHead(UnsafePointer(producer.answer), total) else {

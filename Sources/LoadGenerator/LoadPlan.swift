@@ -25,6 +25,9 @@ public struct LoadPlan: Sendable {
     public var threads = 1
     /// Streams that end are opened again, with the last id.
     public var reconnects = false
+    /// Streams speak HTTP/2, each on a connection of its own: by ALPN with TLS, else by prior knowledge. Events are
+    /// published with HTTP/1.1.
+    public var http2 = false
     /// All streams are cut in the middle of the duration.
     public var storm = false
     /// Processes of the server, with their children; empty to find who listens on the target's port.

@@ -3,8 +3,8 @@ struct LoadStream {
     enum Phase: UInt8 {
         /// Not begun, or over for good.
         case idle, over
-        /// Connecting, and waiting for the response's head.
-        case connecting, head
+        /// Connecting, shaking hands, and waiting for the response's head.
+        case connecting, greeting, head
         case open
         /// Will be opened again at `momentNano`.
         case waiting
@@ -16,7 +16,7 @@ struct LoadStream {
     let channel: Int
     let isStalled: Bool
     var phase = Phase.idle
-    var descriptor: Int32 = -1
+    var wire = Wire()
     /// Failed attempts in a row.
     var failures = 0
     var wasOpen = false
@@ -26,6 +26,8 @@ struct LoadStream {
     var head: [UInt8] = []
     var isChunked = false
     var chunks = ChunkReader()
+    /// On HTTP/2.
+    var frames: FrameReader?
     var scanner = EventScanner()
     var check = SequenceCheck()
     /// For each publisher one more than the last number that came from it.

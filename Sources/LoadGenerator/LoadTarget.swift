@@ -43,6 +43,9 @@ public struct LoadTarget: Sendable {
         return target
     }
 
+    var subscribesSecurely: Bool { get throws(LoadError) { try HTTPURL(Self.filled(subscribeURL, [])).isSecure } }
+    var publishesSecurely: Bool { get throws(LoadError) { try HTTPURL(Self.filled(publishURL, [])).isSecure } }
+
     func channelName(_ channel: Int) -> String { channel == 0 ? channelPrefix : "\(channelPrefix)-\(channel)" }
 
     static func filled(_ text: String, _ values: [(String, String)]) -> String {
@@ -59,6 +62,19 @@ public struct LoadTarget: Sendable {
         return try Self.head(
             "GET", HTTPURL(Self.filled(subscribeURL, values)), [("Accept", "text/event-stream")] + subscribeHeaders,
             values)
+    }
+
+    /// The same on HTTP/2, with all that a connection begins with.
+    func subscribeFrames(channel: Int, connection: Int, lastEventID: [UInt8]?) throws(LoadError) -> [UInt8] {
+        let values = [("channel", channelName(channel)), ("connection", "\(connection)")]
+        let url = try HTTPURL(Self.filled(subscribeURL, values))
+        var fields = [
+            (":method", "GET"), (":scheme", url.isSecure ? "https" : "http"), (":path", url.target),
+            (":authority", url.authority), ("accept", "text/event-stream"),
+        ]
+        fields += try Self.filled(subscribeHeaders, values)
+        if let lastEventID { fields.append(("last-event-id", String(decoding: lastEventID, as: UTF8.self))) }
+        return HTTP2Client.opening(fields)
     }
 
     /// A publish request, and where in it the payload stands.
@@ -86,6 +102,14 @@ public struct LoadTarget: Sendable {
         _ method: String, _ url: HTTPURL, _ headers: [(String, String)], _ values: [(String, String)]
     ) throws(LoadError) -> [UInt8] {
         var head = "\(method) \(url.target) HTTP/1.1\r\nHost: \(url.authority)\r\n"
+        for (name, value) in try filled(headers, values) { head += "\(name): \(value)\r\n" }
+        return Array(head.utf8)
+    }
+
+    private static func filled(
+        _ headers: [(String, String)], _ values: [(String, String)]
+    ) throws(LoadError) -> [(String, String)] {
+        var fields: [(String, String)] = []
         for (name, value) in headers {
             let value = filled(value, values)
             guard !name.isEmpty, !(name + value).utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) else {
@@ -93,30 +117,34 @@ public struct LoadTarget: Sendable {
                     code: .invalidPlan, cause: "the header \(name.debugDescription) is empty or has a control character"
                 )
             }
-            head += "\(name): \(value)\r\n"
+            fields.append((name, value))
         }
-        return Array(head.utf8)
+        return fields
     }
 }
 
-/// `http://host[:port]/target`.
+/// `http://host[:port]/target`, or with `https`.
 struct HTTPURL {
+    let isSecure: Bool
     let host: String
     let port: UInt16
     let target: String
 
     /// For the field `Host`.
-    var authority: String { (host.contains(":") ? "[\(host)]" : host) + (port == 80 ? "" : ":\(port)") }
+    var authority: String { (host.contains(":") ? "[\(host)]" : host) + (port == defaultPort ? "" : ":\(port)") }
+
+    private var defaultPort: UInt16 { isSecure ? 443 : 80 }
 
     init(_ text: String) throws(LoadError) {
         func wrong(_ reason: String) -> LoadError {
             LoadError(code: .invalidPlan, cause: "the URL \(text.debugDescription) \(reason)")
         }
-        guard text.hasPrefix("http://") else { throw wrong("does not begin with http://; TLS is not spoken here") }
+        isSecure = text.hasPrefix("https://")
+        guard isSecure || text.hasPrefix("http://") else { throw wrong("begins with neither http:// nor https://") }
         guard text.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
             throw wrong("has a space, a control character or a letter beyond ASCII; percent-encode it")
         }
-        let rest = text.dropFirst(7)
+        let rest = text.dropFirst(isSecure ? 8 : 7)
         let end = rest.firstIndex { "/?#".contains($0) } ?? rest.endIndex
         var authority = rest[..<end]
         guard !authority.contains("@") else { throw wrong("has a user; give it as a header") }
@@ -129,7 +157,7 @@ struct HTTPURL {
             port = number
             authority = authority[..<colon]
         } else {
-            port = 80
+            port = isSecure ? 443 : 80
         }
         if authority.hasPrefix("["), authority.hasSuffix("]") { authority = authority.dropFirst().dropLast() }
         guard !authority.isEmpty else { throw wrong("has no host") }

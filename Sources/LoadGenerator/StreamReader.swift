@@ -3,70 +3,6 @@ import Glibc
 import LatencyHeatmap
 import Synchronization
 
-/// What the coordinator tells its readers, and what they tell it while they run.
-final class ReaderSignals: Sendable {
-    /// How many of its streams a reader shall have opened, by reader.
-    let wanted = Atomic<Int>(0)
-    let isCut = Atomic<Bool>(false)
-    let isStopped = Atomic<Bool>(false)
-    /// Events that were due from then on are measured.
-    let measureFromNano = Atomic<UInt64>(.max)
-    /// When all streams were back after the cut.
-    let backNano = Atomic<UInt64>(.max)
-
-    /// Streams that are open now, or stalled.
-    let open = Atomic<Int>(0)
-    /// Streams that will not be opened any more.
-    let over = Atomic<Int>(0)
-    /// Streams that were opened again.
-    let back = Atomic<Int>(0)
-    /// Events of this run that came for the first time, measured or not.
-    let received = Atomic<Int>(0)
-}
-
-/// What a reader has counted.
-struct ReaderCounts: Sendable {
-    var deliveries: UInt64 = 0
-    var duplicates: UInt64 = 0
-    var outOfOrder: UInt64 = 0
-    /// Events of this run on a stream of another channel.
-    var misrouted: UInt64 = 0
-    /// Events that are not of this run.
-    var others: UInt64 = 0
-    var bytes: UInt64 = 0
-    var latencies = Sketch()
-    var lastNano: UInt64 = 0
-    /// Streams that the other side ended while they were open.
-    var ended: UInt64 = 0
-    /// Attempts that brought no stream, by reason; one that failed for good counts as often as it was tried.
-    var failures: [String: Int] = [:]
-    var reconnects: UInt64 = 0
-    /// Attempts after the cut in each tenth of a second.
-    var attemptsAfterCut: [Int] = []
-    var lastBackNano: UInt64 = 0
-    /// When the last event came that was due before all streams were back.
-    var lastOldNano: UInt64 = 0
-
-    mutating func merge(_ other: ReaderCounts) {
-        deliveries += other.deliveries
-        duplicates += other.duplicates
-        outOfOrder += other.outOfOrder
-        misrouted += other.misrouted
-        others += other.others
-        bytes += other.bytes
-        latencies.merge(other.latencies)
-        lastNano = max(lastNano, other.lastNano)
-        ended += other.ended
-        failures.merge(other.failures, uniquingKeysWith: +)
-        reconnects += other.reconnects
-        lastBackNano = max(lastBackNano, other.lastBackNano)
-        lastOldNano = max(lastOldNano, other.lastOldNano)
-        let missing = other.attemptsAfterCut.count - attemptsAfterCut.count
-        if missing > 0 { attemptsAfterCut += [Int](repeating: 0, count: missing) }
-        for (index, count) in other.attemptsAfterCut.enumerated() { attemptsAfterCut[index] += count }
-    }
-}
-
 /// Opens streams and reads them, on one thread with one buffer.
 final class StreamReader: @unchecked Sendable {  // `run` has a thread of its own; the rest is read after it has ended
     private static let bufferBytes = 256 << 10
@@ -92,6 +28,7 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     private let hot = UnsafeMutablePointer<Hot>.allocate(capacity: 1)
     private let plan: LoadPlan
     private let endpoint: Endpoint
+    private let tls: TLSClient?
     private let tag: UInt64
     private let poller: Poller
     private let buffer = UnsafeMutablePointer<UInt8>.allocate(capacity: StreamReader.bufferBytes)
@@ -109,6 +46,7 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     init(_ plan: LoadPlan, _ endpoint: Endpoint, _ tag: UInt64, numbers: [Int]) throws(LoadError) {
         self.plan = plan
         self.endpoint = endpoint
+        tls = try plan.target.subscribesSecurely ? TLSClient(offers: plan.http2 ? "h2" : "http/1.1") : nil
         self.tag = tag
         hot.initialize(to: Hot())
         poller = try Poller()
@@ -127,7 +65,7 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
 
     func deallocate() {
         for index in streams.indices {
-            if streams[index].descriptor >= 0 { close(streams[index].descriptor) }
+            streams[index].wire.close()
             streams[index].deallocate()
         }
         hot.deinitialize(count: 1)
@@ -178,26 +116,45 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
         let source = addresses > 1 ? 1 + streams[index].number % addresses : 0
         let descriptor = endpoint.connect(source: source)
         guard descriptor >= 0 else { return failed(index, "connect: \(reason(-descriptor))") }
-        streams[index].descriptor = descriptor
+        streams[index].wire = Wire(descriptor, tls)
         poller.add(descriptor, Poller.output, as: index)
     }
 
     private func connected(_ index: Int) {
-        let descriptor = streams[index].descriptor
-        let code = connectResult(descriptor)
+        let code = connectResult(streams[index].wire.descriptor)
         guard code == 0 else { return failed(index, "connect: \(reason(code))") }
-        guard
-            var request = try? plan.target.subscribeHead(
-                channel: streams[index].channel, connection: streams[index].number)
-        else { return failed(index, "no request") }
-        if let id = streams[index].scanner.lastEventID { request += Array("Last-Event-ID: ".utf8) + id + [13, 10] }
-        request += [13, 10]
+        streams[index].phase = .greeting
+        greet(index)
+    }
+
+    /// Shakes hands, and asks for the stream.
+    private func greet(_ index: Int) {
+        if let (interest, cause) = streams[index].wire.shakeHands() {
+            if let cause { return failed(index, cause) }
+            return poller.change(streams[index].wire.descriptor, interest, as: index)
+        }
+        if tls != nil, plan.http2, streams[index].wire.chosenProtocol != "h2" {
+            return failed(index, "the server does not offer h2")
+        }
+        guard let request = try? request(index) else { return failed(index, "no request") }
         // A socket that was just connected takes a head whole.
-        guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {
+        guard streams[index].wire.send(request, request.count) == request.count else {
             return failed(index, "send: \(reason(errno))")
         }
+        streams[index].frames = plan.http2 ? FrameReader() : nil
         streams[index].phase = .head
-        poller.change(descriptor, Poller.input, as: index)
+        poller.change(streams[index].wire.descriptor, Poller.input, as: index)
+    }
+
+    private func request(_ index: Int) throws(LoadError) -> [UInt8] {
+        let (channel, connection) = (streams[index].channel, streams[index].number)
+        let id = streams[index].scanner.lastEventID
+        if plan.http2 {
+            return try plan.target.subscribeFrames(channel: channel, connection: connection, lastEventID: id)
+        }
+        var request = try plan.target.subscribeHead(channel: channel, connection: connection)
+        if let id { request += Array("Last-Event-ID: ".utf8) + id + [13, 10] }
+        return request + [13, 10]
     }
 
     /// An attempt brought no stream.
@@ -215,10 +172,7 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     }
 
     private func disconnect(_ index: Int) {
-        if streams[index].descriptor >= 0 {
-            close(streams[index].descriptor)
-            streams[index].descriptor = -1
-        }
+        streams[index].wire.close()
         streams[index].scanner.disconnect()
     }
 
@@ -247,8 +201,11 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
         }
         guard now >= nextCheckNano, opening > 0 else { return }
         nextCheckNano = now + 1_000_000_000
-        for index in 0..<started where streams[index].phase == .connecting || streams[index].phase == .head {
-            if now > streams[index].momentNano + Self.attemptNano { failed(index, "no answer within 10 s") }
+        for index in 0..<started where now > streams[index].momentNano + Self.attemptNano {
+            switch streams[index].phase {
+            case .connecting, .greeting, .head: failed(index, "no answer within 10 s")
+            case .idle, .over, .open, .waiting, .stalled: break
+            }
         }
     }
 
@@ -260,7 +217,7 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
                 openCount -= 1
                 disconnect(index)
                 wait(index)
-            case .connecting, .head:
+            case .connecting, .greeting, .head:
                 opening -= 1
                 disconnect(index)
                 wait(index)
@@ -275,9 +232,11 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     private func handle(_ index: Int) {
         let stream = streams.baseAddress.unsafelyUnwrapped + index
         guard stream.pointee.phase == .open else { return prepare(index) }
-        let count = read(stream.pointee.descriptor, buffer, Self.bufferBytes)
-        guard count > 0 else { return readFailed(index, count) }
-        take(stream, UnsafePointer(buffer), UnsafePointer(buffer) + count)
+        repeat {
+            let count = stream.pointee.wire.read(buffer, Self.bufferBytes)
+            guard count > 0 else { return readFailed(index, count) }
+            take(stream, UnsafePointer(buffer), UnsafePointer(buffer) + count)
+        } while stream.pointee.wire.hasMore
     }
 
     /// One look at the clock for each read: what was read together arrived together.
@@ -287,11 +246,47 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     ) {
         let now = monotonicNano()
         if now >= hot.pointee.measureFrom { hot.pointee.counts.bytes &+= UInt64(end - start) }
-        if stream.pointee.isChunked {
+        if stream.pointee.frames != nil {
+            takeFrames(stream, start, end) { scan(stream, $0, $1, now) }
+        } else if stream.pointee.isChunked {
             stream.pointee.chunks.read(start, end) { scan(stream, $0, $1, now) }
             if stream.pointee.chunks.isOver { ended(stream - streams.baseAddress.unsafelyUnwrapped) }
         } else {
             scan(stream, start, end, now)
+        }
+    }
+
+    /// HTTP/2: answers what must be answered, and widens the windows before they close.
+    private func takeFrames(
+        _ stream: UnsafeMutablePointer<LoadStream>, _ start: UnsafePointer<UInt8>, _ end: UnsafePointer<UInt8>,
+        _ data: (UnsafePointer<UInt8>, UnsafePointer<UInt8>) -> Void
+    ) {
+        guard var frames = stream.pointee.frames else { return }
+        let index = stream - streams.baseAddress.unsafelyUnwrapped
+        var replies: [UInt8] = []
+        frames.read(start, end, data: data) { frame in
+            if frame.kind == HTTP2Client.Kind.headers, stream.pointee.phase == .head {
+                return answered(index, HTTP2Client.status(frame.payload))
+            }
+            guard frame.flags & HTTP2Client.acknowledges == 0 else { return }
+            if frame.kind == HTTP2Client.Kind.settings || frame.kind == HTTP2Client.Kind.ping {
+                replies += HTTP2Client.frame(
+                    frame.kind, HTTP2Client.acknowledges, stream: 0,
+                    frame.kind == HTTP2Client.Kind.ping ? frame.payload : [])
+            }
+        }
+        if frames.unacknowledged > 1 << 30 {
+            replies += HTTP2Client.windows(frames.unacknowledged)
+            frames.widened()
+        }
+        stream.pointee.frames = frames
+        // The little that this is fits into a socket; one that takes nothing is as good as broken.
+        let isBroken = !replies.isEmpty && stream.pointee.wire.send(replies, replies.count) != replies.count
+        guard isBroken || frames.isOver else { return }
+        switch stream.pointee.phase {
+        case .open: ended(index)
+        case .head: failed(index, "the stream was reset")
+        case .idle, .over, .connecting, .greeting, .waiting, .stalled: break
         }
     }
 
@@ -335,14 +330,25 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
     private func prepare(_ index: Int) {
         switch streams[index].phase {
         case .connecting: connected(index)
+        case .greeting: greet(index)
         case .head: readHead(index)
         case .idle, .over, .open, .waiting, .stalled: break
         }
     }
 
     private func readHead(_ index: Int) {
-        let count = read(streams[index].descriptor, buffer, Self.bufferBytes)
-        guard count > 0 else { return readFailed(index, count) }
+        repeat {
+            let count = streams[index].wire.read(buffer, Self.bufferBytes)
+            guard count > 0 else { return readFailed(index, count) }
+            takeHead(index, count)
+        } while streams[index].phase == .head && streams[index].wire.hasMore
+        if streams[index].phase == .open, streams[index].wire.hasMore { handle(index) }
+    }
+
+    private func takeHead(_ index: Int, _ count: Int) {
+        if streams[index].frames != nil, let stream = streams.baseAddress.map({ $0 + index }) {
+            return take(stream, UnsafePointer(buffer), UnsafePointer(buffer) + count)
+        }
         streams[index].head.append(contentsOf: UnsafeBufferPointer(start: buffer, count: count))
         let bytes = streams[index].head
         guard
@@ -351,7 +357,19 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
             if bytes.count > Self.maxHeadBytes { failed(index, "a head of more than \(Self.maxHeadBytes) bytes") }
             return
         }
-        guard head.status == 200 else { return failed(index, "status \(head.status)") }
+        streams[index].isChunked = head.isChunked
+        streams[index].chunks = ChunkReader()
+        answered(index, head.status)
+        guard streams[index].phase == .open, head.bodyAt < bytes.count,
+            let stream = streams.baseAddress.map({ $0 + index })
+        else { return }
+        bytes.withUnsafeBufferPointer {
+            if let start = $0.baseAddress { take(stream, start + head.bodyAt, start + bytes.count) }
+        }
+    }
+
+    private func answered(_ index: Int, _ status: Int) {
+        guard status == 200 else { return failed(index, status == 0 ? "a status other than 200" : "status \(status)") }
         opening -= 1
         openCount += 1
         if streams[index].wasOpen {
@@ -363,16 +381,10 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
         streams[index].head = []
         if streams[index].isStalled {
             streams[index].phase = .stalled
-            poller.remove(streams[index].descriptor)
+            poller.remove(streams[index].wire.descriptor)
             return
         }
         streams[index].phase = .open
-        streams[index].isChunked = head.isChunked
-        streams[index].chunks = ChunkReader()
-        guard head.bodyAt < bytes.count, let stream = streams.baseAddress.map({ $0 + index }) else { return }
-        bytes.withUnsafeBufferPointer {
-            if let start = $0.baseAddress { take(stream, start + head.bodyAt, start + bytes.count) }
-        }
     }
 
     @inline(never)
@@ -403,7 +415,9 @@ final class StreamReader: @unchecked Sendable {  // `run` has a thread of its ow
             guard stream.phase == .stalled else { return false }
             var info = tcp_info()
             var length = socklen_t(MemoryLayout<tcp_info>.size)
-            guard getsockopt(stream.descriptor, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else { return false }
+            guard getsockopt(stream.wire.descriptor, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else {
+                return false
+            }
             return Int(info.tcpi_state) == 1  // TCP_ESTABLISHED
         }
     }

@@ -42,6 +42,41 @@ struct BenchTests {
         #expect(deliveries["received"] as? Int == 6_000 && report["clean"] as? Bool == true)
     }
 
+    @Test(
+        "over TLS, over HTTP/2 and over both: everything comes once and in order, also after a cut",
+        arguments: ["https", "https --http2", "http --http2"])
+    func protocols(way: String) throws {
+        let certificate = try TestCertificate(name: "bench")
+        let (server, securePort) = try certificate.server(["--set", "delivery.retry=200ms"])
+        let port = way.hasPrefix("https") ? securePort : server.port
+        // Published over TLS as well.
+        let scheme = way.hasPrefix("https") ? "https" : "http"
+        let flags = way.contains("--http2") ? "--http2 " : ""
+        let report = try bench(
+            server,
+            flags + "-c 30 --rate 50 --duration 2s --storm --stalled 2 "
+                + "--subscribe \(scheme)://127.0.0.1:\(port)/v1/events/{channel} "
+                + "--publish \(scheme)://127.0.0.1:\(port)/v1/events/{channel}")
+        let deliveries = try object(report, "deliveries")
+        #expect(deliveries["received"] as? Int == 3_000 && report["clean"] as? Bool == true, "\(report)")
+        let storm = try object(report, "storm")
+        #expect(storm["back"] as? Int == 30)
+        #expect(try object(report, "stalled")["opened"] as? Int == 2)
+        #expect(try server.metric("isotherm_events_published_total{tenant=\"default\"}") == 100)
+        let handshakes = try server.metric("isotherm_tls_handshakes_total{outcome=\"succeeded\"}")
+        // 32 streams, 30 again, and 8 publishers.
+        #expect(handshakes == (scheme == "https" ? 70 : 0))
+    }
+
+    @Test("a server that does not speak what was asked for is named")
+    func wrongProtocol() throws {
+        let server = try IsothermProcess()
+        let output = try Peers.run(
+            IsothermProcess.executable,
+            ["bench", "--server", "https://127.0.0.1:\(server.port)", "-c", "1", "--duration", "1s"], expected: 1)
+        #expect(output.standardError.contains("TLS: "), "\(output.standardError)")
+    }
+
     @Test("Ctrl-C prints what was measured until then")
     func interrupt() throws {
         let server = try IsothermProcess()
@@ -66,7 +101,7 @@ struct BenchTests {
         #expect(try run("--size 50", expected: 64).contains("size 50 is not from 51"))
         #expect(try run("--duration 5", expected: 64).contains("\"5\" is no duration"))
         #expect(try run("--header nocolon", expected: 64).contains("nocolon"))
-        #expect(try run("--server https://127.0.0.1 -c 1", expected: 64).contains("TLS is not spoken"))
+        #expect(try run("--subscribe ftp://127.0.0.1 -c 1", expected: 64).contains("neither http:// nor https://"))
         let port = Peers.freePort()
         #expect(
             try run("--server http://127.0.0.1:\(port) -c 1", expected: 1).contains("connect: Connection refused"))

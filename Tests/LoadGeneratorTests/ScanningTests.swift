@@ -98,6 +98,60 @@ struct ScanningTests {
         }
     }
 
+    @Test("HTTP/2's frames read the same wherever they are cut; the last one ends the stream")
+    func frames() {
+        // By hand, from RFC 9113, section 4.1 and 6: SETTINGS, HEADERS, DATA of two streams, PING, DATA with END_STREAM.
+        let bytes: [UInt8] =
+            [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100] + [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]
+            + [0, 0, 2, 0, 0, 0, 0, 0, 1, 0x61, 0x62] + [0, 0, 1, 0, 0, 0, 0, 0, 3, 0x7A]
+            + [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8] + [0, 0, 1, 0, 1, 0, 0, 0, 1, 0x63]
+        for cut in 0...bytes.count {
+            var reader = FrameReader()
+            var data: [UInt8] = []
+            var others: [FrameReader.Frame] = []
+            for part in [bytes[..<cut], bytes[cut...]] {
+                part.withUnsafeBufferPointer {
+                    guard let start = $0.baseAddress else { return }
+                    reader.read(start, start + $0.count) {
+                        data += UnsafeBufferPointer(start: $0, count: $1 - $0)
+                    } other: {
+                        others.append($0)
+                    }
+                }
+            }
+            #expect(data == Array("abc".utf8), "cut at \(cut)")
+            #expect(others.map(\.kind) == [4, 1, 6] && others.map(\.stream) == [0, 1, 0], "cut at \(cut)")
+            #expect(others.map(\.payload) == [[0, 3, 0, 0, 0, 100], [0x88], [1, 2, 3, 4, 5, 6, 7, 8]])
+            // Another stream's data counts too: the connection's window is of all.
+            #expect(reader.isOver && reader.unacknowledged == 4)
+        }
+    }
+
+    @Test(
+        "frames that cannot be read end the stream",
+        arguments: [
+            [0, 0x40, 1, 0, 0, 0, 0, 0, 1], [0, 0, 1, 0, 8, 0, 0, 0, 1], [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8],
+        ])
+    func brokenFrames(bytes: [UInt8]) {
+        var reader = FrameReader()
+        bytes.withUnsafeBufferPointer {
+            if let start = $0.baseAddress {
+                reader.read(start, start + $0.count) { _, _ in
+                } other: { _ in
+                }
+            }
+        }
+        #expect(reader.isOver)
+    }
+
+    @Test("of a header block the status is read, behind changes of the table's size")
+    func blocks() {
+        // RFC 7541: 8 is `:status 200` in the static table (appendix A); a size of 4,096 is 3f e1 1f (section 6.3).
+        #expect(HTTP2Client.status([0x88, 0x61]) == 200)
+        #expect(HTTP2Client.status([0x20, 0x3F, 0xE1, 0x1F, 0x88]) == 200)
+        #expect(HTTP2Client.status([0x8D]) == 0 && HTTP2Client.status([]) == 0 && HTTP2Client.status([0x3F]) == 0)
+    }
+
     @Test("a response's head: status, length, chunks and close, in any case")
     func heads() throws {
         func head(_ text: String) -> ResponseHead? {

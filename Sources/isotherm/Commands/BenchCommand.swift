@@ -87,6 +87,9 @@ struct BenchCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Connections that publish.", valueName: "n"))
     var publishers = 8
 
+    @Flag(name: .customLong("http2"), help: "Streams speak HTTP/2, each on a connection of its own.")
+    var http2 = false
+
     @Option(help: ArgumentHelp("Further streams that never read.", valueName: "n"))
     var stalled = 0
 
@@ -139,6 +142,7 @@ struct BenchCommand: AsyncParsableCommand {
         var plan = LoadPlan(target: try makeTarget())
         plan.connections = connections
         plan.stalled = stalled
+        plan.http2 = http2
         plan.channels = channels
         if rate == "max" {
             plan.rate = nil
