@@ -134,7 +134,7 @@ extension HubLoop {
     func sendAll(
         _ bytes: ArraySlice<UInt8>, to subscription: Subscription, carrying events: [StoredEvent]
     ) -> Bool {
-        let sent = bytes.withUnsafeBytes { Self.send($0, to: subscription.transport.descriptor) }
+        let sent = bytes.withUnsafeBytes { Self.send($0, to: subscription) }
         if sent == bytes.count {
             written(events, to: subscription)
             return true

@@ -23,31 +23,32 @@ extension HubLoop {
     func beat() {
         heartbeatSlice = (heartbeatSlice + 1) % Self.heartbeatSlices
         let now = Clock.now().unixNano
-        var full: [Subscription] = []
+        var full: [(Subscription, rest: ArraySlice<UInt8>)] = []
         for tenant in tenants.values {
             for topic in tenant.topics.values {
                 if now &- topic.lastSendUnixNano >= heartbeatNano {
-                    for index in stride(from: heartbeatSlice, to: topic.live.count, by: Self.heartbeatSlices)
-                    where !sendHeartbeat(topic.live[index].descriptor) {
-                        full.append(topic.live[index].subscription)
+                    for index in stride(from: heartbeatSlice, to: topic.live.count, by: Self.heartbeatSlices) {
+                        let connection = topic.live[index]
+                        let rest = Self.heartbeatRest { Self.send($0, to: connection) }
+                        if !rest.isEmpty { full.append((connection.subscription, rest)) }
                     }
                 }
                 for follower in topic.followers.values
                 where follower.state == .live && now &- follower.lastSendUnixNano >= heartbeatNano {
                     follower.lastSendUnixNano = now
-                    if !sendHeartbeat(follower.transport.descriptor) { full.append(follower) }
+                    let rest = Self.heartbeatRest { Self.send($0, to: follower) }
+                    if !rest.isEmpty { full.append((follower, rest)) }
                 }
             }
         }
-        for subscription in full where subscription.state == .live {
+        for (subscription, rest) in full where subscription.state == .live {
             notePosition(ofLive: subscription)
-            take(subscription, over: EventFrame.heartbeat[...], carrying: [])
+            take(subscription, over: rest, carrying: [])
         }
     }
 
-    func sendHeartbeat(_ descriptor: Int32) -> Bool {
-        // A heartbeat of three bytes is taken whole or not at all.
-        EventFrame.heartbeat.withUnsafeBytes { Self.send($0, to: descriptor) == $0.count }
+    private static func heartbeatRest(_ send: (UnsafeRawBufferPointer) -> Int) -> ArraySlice<UInt8> {
+        EventFrame.heartbeat[EventFrame.heartbeat.withUnsafeBytes(send)...]
     }
 
     /// Whom a lag belongs to.

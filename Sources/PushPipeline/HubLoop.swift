@@ -225,7 +225,7 @@ public final class HubLoop: @unchecked Sendable {
                     if connection.sentThrough < last { unserved.append((connection, -1)) }
                     continue
                 }
-                let sent = Self.send(bytes, to: connection.descriptor)
+                let sent = Self.send(bytes, to: connection)
                 if sent == bytes.count {
                     broadcast.delivered(to: connection)
                 } else {
@@ -263,10 +263,22 @@ public final class HubLoop: @unchecked Sendable {
         }
     }
 
+    @inline(__always)
+    static func send(_ bytes: UnsafeRawBufferPointer, to connection: LiveConnection) -> Int {
+        send(bytes, connection.descriptor, connection.subscription)
+    }
+
+    @inline(__always)
+    static func send(_ bytes: UnsafeRawBufferPointer, to subscription: Subscription) -> Int {
+        send(bytes, subscription.transport.descriptor, subscription)
+    }
+
     /// What the kernel took; 0 where it takes nothing now, where the connection is gone, and where bytes need a codec.
     @inline(__always)
-    static func send(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> Int {
-        guard descriptor >= 0 else { return 0 }
+    private static func send(
+        _ bytes: UnsafeRawBufferPointer, _ descriptor: Int32, _ subscription: @autoclosure () -> Subscription
+    ) -> Int {
+        guard descriptor >= 0 else { return subscription().transport.send(bytes) }
         return max(0, Glibc.send(descriptor, bytes.baseAddress, bytes.count, sendFlags))
     }
 

@@ -36,8 +36,9 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     private let hubLoop: HubLoop
     private let lane: PublishLane
     let connection: Connection
-    /// Behind TLS: a stream cannot be sent past the channel.
-    let isSecure: Bool
+    /// Below this one, where the connection has it.
+    private let tls: TLSHandler?
+    var isSecure: Bool { tls != nil }
     private let codecs: GeneralCodecs
     @exclusivity(unchecked) var state = State.readingHead
     @exclusivity(unchecked) var received = ByteBuffer()
@@ -58,10 +59,10 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     @exclusivity(unchecked) var queuedAnswers = 0
 
     init(
-        server: ServerCore, hubLoop: HubLoop, lane: PublishLane, connection: Connection, isSecure: Bool,
+        server: ServerCore, hubLoop: HubLoop, lane: PublishLane, connection: Connection, tls: TLSHandler?,
         codecs: GeneralCodecs
     ) {
-        self.isSecure = isSecure
+        self.tls = tls
         self.server = server
         self.hubLoop = hubLoop
         self.lane = lane
@@ -179,6 +180,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
                 }
             }
         }
+        // The peer's end of TLS. Without TLS the channel closes by itself.
+        if case .stream = state, case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
         context.fireUserInboundEventTriggered(event)
     }
 
@@ -283,8 +286,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             }
             return true
         }
-        if !isSecure, head.hasMethod("GET"), Self.isOfTopics(head), head.contentLength ?? 0 == 0,
-            !hasAnswered || hasSentAll(context), let fields = RequestFields(head), fields.wantsStream
+        if head.hasMethod("GET"), Self.isOfTopics(head), head.contentLength ?? 0 == 0,
+            !hasAnswered && tls == nil || hasSentAll(context), let fields = RequestFields(head), fields.wantsStream
         {
             received.moveReaderIndex(forwardBy: head.byteCount)
             openStream(head, fields, context)
@@ -393,7 +396,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         // limit holds.
         var bytes = Int32(clamping: server.configuration.delivery.maxQueuedBytes / 4)
         _ = setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
-        let connection = StreamConnection(channel: context.channel, descriptor: descriptor)
+        let connection = StreamConnection(channel: context.channel, descriptor: descriptor, tls: tls)
         state = .stream(connection, place)
         stopTiming()
         let start = StartPosition(cursor: request.cursor, channel: channel)

@@ -260,10 +260,11 @@ public final class PushServer: Service {
                         .recvAllocator,
                         value: AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 65_536))
                     let pipeline = channel.pipeline.syncOperations
-                    if let tls { try pipeline.addHandler(TLSHandler(store: tls, connection: connection)) }
+                    let secured = try tls.map { try TLSHandler(store: $0, connection: connection) }
+                    if let secured { try pipeline.addHandler(secured) }
                     let door = FrontDoor(
                         server: core, hubLoop: hubLoop, lane: core.publishLane(of: channel.eventLoop),
-                        connection: connection, isSecure: tls != nil, codecs: codecs)
+                        connection: connection, tls: secured, codecs: codecs)
                     try pipeline.addHandler(door)
                 }
             }

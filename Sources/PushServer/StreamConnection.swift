@@ -2,25 +2,39 @@ import NIOCore
 import PushPipeline
 
 /// A device's socket: the slow path of `DeviceTransport` on a channel. The fast path is the hub's own `send(2)` on the
-/// descriptor, which NIO does not see.
+/// descriptor, which NIO does not see, or TLS on it.
 final class StreamConnection: DeviceTransport {
     // In this order it is smaller: there is one for every device.
-    let descriptor: Int32
+    let probedDescriptor: Int32
     private var isClosing = false
+    /// The hub was told that the last byte is left, so that it waits for the channel; it is encrypted already.
+    private var owesByte = false
     /// Why the stream ends, when it is the server that ends it.
     var closeReason = CloseReason.client
     private let channel: any Channel
+    private let tls: TLSHandler?
     /// The hub's side; nil before the subscription begins.
     var subscription: Subscription?
 
-    var probedDescriptor: Int32 { descriptor }
+    var descriptor: Int32 { tls == nil ? probedDescriptor : -1 }
 
-    init(channel: any Channel, descriptor: Int32) {
+    init(channel: any Channel, descriptor: Int32, tls: TLSHandler?) {
         self.channel = channel
-        self.descriptor = descriptor
+        probedDescriptor = descriptor
+        self.tls = tls
+        tls?.bypassChannel(to: descriptor)
+    }
+
+    func send(_ bytes: UnsafeRawBufferPointer) -> Int {
+        guard let tls else { return 0 }
+        let (count, isHeld) = tls.send(bytes)
+        owesByte = isHeld && count > 0
+        return owesByte ? count - 1 : count
     }
 
     func write(_ bytes: ArraySlice<UInt8>, completion: @escaping (Bool) -> Void) {
+        let bytes = owesByte ? bytes.dropFirst() : bytes
+        owesByte = false
         let loop = channel.eventLoop.assumeIsolatedUnsafeUnchecked()
         channel.writeAndFlush(ByteBuffer(bytes: bytes)).assumeIsolatedUnsafeUnchecked().whenComplete { result in
             // On a later turn, also when the write completed or failed at once.

@@ -110,6 +110,40 @@ struct ServerTLSTests {
         #expect(device.output.contains("closing, please reconnect"))
     }
 
+    @Test("who reads slowly behind TLS gets every byte in order, and saying that TLS ends ends the stream")
+    func slowReader() throws {
+        let certificate = try TestCertificate(name: "slow")
+        let (server, securePort) = try certificate.server(["--set", "gateway.durability=memory"])
+        try Peers.python(
+            """
+            import http.client, socket, ssl, sys
+            secure, plain, authority = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+            raw = socket.socket()
+            # Small, so that the server's records are taken in part.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", secure))
+            stream = ssl.create_default_context(cafile=authority).wrap_socket(raw, server_hostname="127.0.0.1")
+            stream.settimeout(20)
+            stream.sendall(b"GET /v1/events/t?group=slow HTTP/1.1\\r\\nHost: x\\r\\nAccept: text/event-stream\\r\\n\\r\\n")
+            lines = stream.makefile("rb")
+            while lines.readline() != b": isotherm\\n": pass
+            producer = http.client.HTTPConnection("127.0.0.1", plain)
+            for number in range(60):
+                producer.request("POST", "/v1/events/t", b"%d " % number + b"x" * (number * 997 % 60000))
+                assert producer.getresponse().read()
+            for number in range(60):
+                while not (line := lines.readline()).startswith(b"data: "): assert line, number
+                assert line == b"data: %d " % number + b"x" * (number * 997 % 60000) + b"\\n", (number, line[:40])
+            stream.settimeout(20)
+            raw = stream.unwrap()
+            assert raw.recv(1) == b""
+            """, ["\(securePort)", "\(server.port)", certificate.certificate])
+        #expect(try server.metric("isotherm_events_delivered_total{tenant=\"default\",device_group=\"slow\"}") == 60)
+        try Wait.until("the stream is over") {
+            try server.metric("isotherm_connections{tenant=\"default\",device_group=\"slow\"}") == 0
+        }
+    }
+
     @Test("a new certificate is in force without a restart, on change and on SIGHUP; a broken one is not")
     func reload() throws {
         let certificate = try TestCertificate(name: "first")

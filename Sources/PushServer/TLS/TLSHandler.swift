@@ -1,4 +1,5 @@
 import CSSL
+import Glibc
 import NIOCore
 
 /// TLS by the system's OpenSSL: bytes from the network on one side, plain bytes on the other, between them two buffers in
@@ -29,6 +30,13 @@ final class TLSHandler: ChannelDuplexHandler {
     private var state = State.handshaking
     /// Written before the handshake was over; an application that speaks first may only say a little.
     private var waiting: [(bytes: ByteBuffer, promise: EventLoopPromise<Void>?)] = []
+
+    /// The socket, once a stream is sent past the channel; negative before.
+    private var descriptor: Int32 = -1
+    /// Encrypted past the channel and not taken by the kernel: comes before all else that is written.
+    private var held: ByteBuffer?
+    /// Writes to the channel that the kernel has not taken.
+    private var writesInChannel = 0
 
     private static let recordSize = 16 * 1024
     private static let maxWaiting = 16
@@ -118,6 +126,32 @@ final class TLSHandler: ChannelDuplexHandler {
         for (_, promise) in written { promise?.fail(ChannelError.ioOnClosedChannel) }
     }
 
+    // MARK: Past the channel
+
+    /// From now on `send` may be used. Nothing may wait in the channel.
+    func bypassChannel(to descriptor: Int32) { self.descriptor = descriptor }
+
+    /// Encrypts, and hands to the kernel what it takes. A record cannot be taken back: what the kernel leaves of one is
+    /// held until the next write to the channel, and nothing is taken before that has been written.
+    ///
+    /// - Returns: how much was encrypted, and whether some of it is held.
+    func send(_ bytes: UnsafeRawBufferPointer) -> (count: Int, isHeld: Bool) {
+        var count = 0
+        while count < bytes.count {
+            guard case .open = state, held == nil, writesInChannel == 0, descriptor >= 0 else { break }
+            let part = UnsafeRawBufferPointer(rebasing: bytes[count..<min(bytes.count, count + Self.recordSize)])
+            ERR_clear_error()
+            guard SSL_write(ssl, part.baseAddress, Int32(part.count)) == part.count else { break }
+            count += part.count
+            var record: UnsafePointer<CChar>?
+            let size = isotherm_bio_data(toNetwork, &record)
+            let sent = max(0, Glibc.send(descriptor, record, size, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT)))
+            if sent < size { held = ByteBuffer(bytes: UnsafeRawBufferPointer(start: record, count: size)[sent...]) }
+            isotherm_bio_clear(toNetwork)
+        }
+        return (count, held != nil)
+    }
+
     // MARK: To the network
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
@@ -145,6 +179,11 @@ final class TLSHandler: ChannelDuplexHandler {
 
     private func writeRecords(_ context: ChannelHandlerContext, _ promise: EventLoopPromise<Void>?) {
         let pending = isotherm_bio_pending(toNetwork)
+        if let held {
+            self.held = nil
+            put(held, pending == 0 ? promise : nil, context)
+            if pending == 0 { return }
+        }
         guard pending > 0 else {
             promise?.succeed(())
             return
@@ -153,11 +192,19 @@ final class TLSHandler: ChannelDuplexHandler {
         _ = records.writeWithUnsafeMutableBytes(minimumWritableBytes: pending) { buffer in
             max(0, Int(BIO_read(toNetwork, buffer.baseAddress, Int32(pending))))
         }
-        context.write(wrapOutboundOut(records), promise: promise)
+        put(records, promise, context)
+    }
+
+    private func put(_ records: ByteBuffer, _ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) {
+        guard descriptor >= 0 else { return context.write(wrapOutboundOut(records), promise: promise) }
+        let written = promise ?? context.eventLoop.makePromise()
+        writesInChannel += 1
+        written.futureResult.assumeIsolated().whenComplete { _ in self.writesInChannel -= 1 }
+        context.write(wrapOutboundOut(records), promise: written)
     }
 
     private func flushRecords(_ context: ChannelHandlerContext) {
-        guard isotherm_bio_pending(toNetwork) > 0 else { return }
+        guard isotherm_bio_pending(toNetwork) > 0 || held != nil else { return }
         writeRecords(context, nil)
         context.flush()
     }
