@@ -171,6 +171,10 @@ class Device:
         if len(self.receipts) < 50:
             self.receipts.append({"id": identifier, "received_at_unix_nano": str(time.time_ns())})
 
+    def check(self, text, reset):
+        if reset in text:
+            raise SystemExit(f"churn.py: {self.form} was told {text.decode()}")
+
     async def session(self):
         totals["sessions"] += 1
         form, *over = self.form.split()
@@ -185,9 +189,11 @@ class Device:
                               "Accept: application/json\r\n\r\n")
                     if random.random() < 0.2 and not leaving:
                         return
-                    _, body = await peer.answer()
-                    answer = json.loads(body)
-                    for event in answer["events"]:
+                    status, body = await peer.answer()
+                    if status != 200:
+                        raise ValueError(f"{status} {body[:200]}")
+                    self.check(body, b'"reset"')
+                    for event in json.loads(body)["events"]:
                         self.take(int(event["data"]), event["id"])
                 return
             path += f"&last-event-id={self.id}"
@@ -198,7 +204,10 @@ class Device:
             else:
                 accept = "application/x-ndjson" if form == "lines" else "text/event-stream"
                 peer.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n")
-                source = Chunks(peer.reader, await peer.reader.readuntil(b"\r\n\r\n"))
+                head = await peer.reader.readuntil(b"\r\n\r\n")
+                if not head.startswith(b"HTTP/1.1 200"):
+                    raise ValueError(head.split(b"\r\n")[0].decode())
+                source = Chunks(peer.reader, head)
             loop = asyncio.get_running_loop()
             end = loop.time() + (1e9 if self.stays else random.choice([0, 0.3, random.expovariate(0.4)]))
             await self.read(source, form, lambda: loop.time() > end and not leaving)
@@ -215,14 +224,14 @@ class Device:
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
+                self.check(line, b"event: isotherm.")
                 if form == "lines":
                     if line:
+                        self.check(line, b'"reset"')
                         event = json.loads(line)
                         self.take(int(event["data"]), event["id"])
                 elif line.startswith(b"id:"):
                     identifier = line[3:].strip().decode()
-                elif line.startswith(b"event: isotherm."):
-                    raise ValueError(line.decode())
                 elif line.startswith(b"data:"):
                     self.take(int(line[5:]), identifier)
 
@@ -242,8 +251,7 @@ class Device:
 
 def note(where, error):
     text = f"{where}: {type(error).__name__} {error}"
-    if not isinstance(error, asyncio.IncompleteReadError):
-        errors[text] = errors.get(text, 0) + 1
+    errors[text] = errors.get(text, 0) + 1
 
 
 async def get(path):
@@ -265,17 +273,24 @@ async def post(path, body):
 
 
 async def produce():
-    """Numbered events, each answered before the next is sent, on connections of a hundred each."""
+    """Numbered events, each answered before the next is sent, on connections of a hundred each. One without an answer, as
+    when this program was held up for longer than the server waits, is sent again with the same key."""
     global serial, first_id, last_id
     peer = None
     while not leaving:
-        if serial % 100 == 0 or peer is None:
-            if peer:
-                await peer.end()
-            peer = await Peer.open(secure=serial % 200 == 100)
-        number = str(serial)
-        peer.send(f"POST /v1/events/churn HTTP/1.1\r\nHost: x\r\nContent-Length: {len(number)}\r\n\r\n{number}")
-        status, body = await asyncio.wait_for(peer.answer(), 30)
+        try:
+            if serial % 100 == 0 or peer is None:
+                if peer:
+                    await peer.end()
+                peer = await Peer.open(secure=serial % 200 == 100)
+            number = str(serial)
+            peer.send(f"POST /v1/events/churn HTTP/1.1\r\nHost: x\r\nIdempotency-Key: {number}\r\n"
+                      f"Content-Length: {len(number)}\r\n\r\n{number}")
+            status, body = await asyncio.wait_for(peer.answer(), 30)
+        except (OSError, EOFError, TimeoutError) as error:
+            note("producer", error)
+            peer = None
+            continue
         if status != 202:
             raise SystemExit(f"event {serial} was answered {status}: {body}")
         last_id = json.loads(body)["id"]
@@ -414,7 +429,7 @@ def serve(sink_port):
     # What the server remembers is bounded, and the bounds are such that all of it is full in the first half of an hour.
     settings = [
         "tls.listen=127.0.0.1:0", f"tls.certificate={directory}/certificate.pem", f"tls.key={directory}/key.pem",
-        "gateway.durability=written", "delivery.heartbeat=1s", "delivery.retry=100ms", "head_timeout=2s", "idle_timeout=5s",
+        "gateway.durability=written", "delivery.heartbeat=1s", "delivery.retry=100ms", "head_timeout=3s", "idle_timeout=10s",
         "limits.streams_per_device=4", "limits.shed_retry=1s", "log.retention_events=10000", "log.idempotency_window=2m",
         "heatmap.window=10s", "heatmap.retained_windows=30", "heatmap.tiers=1m:20m", "heatmap.duplicate_window=1m"]
     arguments = [program, "serve", "--listen", "127.0.0.1:0", "--data", f"{directory}/data"]
@@ -444,7 +459,8 @@ class Sample:
 
         def total(name):
             return int(sum(float(value) for value in re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.M)))
-        self.opened, self.closed, self.live = (total(f"isotherm_http_connections{end}") for end in ("_opened_total", "_closed_total", ""))
+        self.opened, self.closed, self.live = (
+            total(f"isotherm_http_connections{end}") for end in ("_opened_total", "_closed_total", ""))
         self.streams = tuple(total(f"isotherm_connections{end}") for end in ("_opened_total", "_closed_total", ""))
         self.waiting = total("isotherm_connection_bytes") + total("isotherm_catch_up_connections")
         self.replaced = sum(int(float(value)) for value in re.findall(r'closed_total\{reason="replaced"\} (\S+)', text))
@@ -498,8 +514,9 @@ async def run(server):
         await asyncio.sleep(min(10, max(0.1, start + seconds - time.monotonic())))
         if server.poll() is not None:
             raise SystemExit(f"churn.py: the server ended by itself with status {server.returncode}")
-        if producer.done():
-            await producer
+        for task in [producer, *tasks]:
+            if task.done():
+                await task
         sample = await Sample.take(server)
         samples.append(sample)
         print(f"{time.monotonic() - start:.0f} {sample.opened} {sample.closed} {sample.live} {sample.streams[2]} "
