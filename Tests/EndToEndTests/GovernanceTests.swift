@@ -430,4 +430,19 @@ struct GovernanceTests {
             after.descriptors <= before.descriptors + 2, "\(before.descriptors) descriptors, then \(after.descriptors)")
         #expect(after.kilobytes < before.kilobytes + 24_000, "\(before.kilobytes) kB, then \(after.kilobytes) kB")
     }
+
+    /// Over TLS and HTTP/2 too, with devices that come back; the same as is run for an hour.
+    @Test("connections of every kind that come and go: no device loses an event, and nothing stays behind")
+    func everyKind() throws {
+        let directory = IsothermProcess.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let program = Peers.repositoryRoot.appendingPathComponent("Tests/Peers/churn.py").path
+        let output = try Peers.run(Peers.python, [program, IsothermProcess.executable, directory, "5", "16"])
+        let report = try #require(output.text.split(separator: "\n").first { $0.hasPrefix("{") })
+        let totals = try #require(
+            JSONSerialization.jsonObject(with: Data(report.utf8)) as? [String: Any], "\(output.text)")
+        for name in ["sessions", "others", "events", "receipts"] {
+            #expect(try #require(totals[name] as? Int) > 0, "\(name): \(output.text)")
+        }
+    }
 }
