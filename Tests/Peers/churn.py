@@ -423,9 +423,12 @@ def serve(sink_port):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ISOTHERM_"))}
     environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{sink_port}"
     compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler and subprocess.run([compiler, "-shared", "-fPIC", "-xc", "-", "-o", f"{directory}/malloc.so", "-lpthread"],
-                                   input=MALLOC.encode(), stderr=subprocess.DEVNULL).returncode == 0:
-        environment |= {"LD_PRELOAD": f"{directory}/malloc.so", "CHURN_MALLOC": f"{directory}/malloc"}
+    library = f"{directory}/malloc.so"
+    command = [compiler, "-shared", "-fPIC", "-xc", "-", "-o", library, "-lpthread"]
+    # AddressSanitizer has an allocator of its own, and must be loaded first.
+    if compiler and "ASAN_OPTIONS" not in os.environ and subprocess.run(
+            command, input=MALLOC.encode(), stderr=subprocess.DEVNULL).returncode == 0:
+        environment |= {"LD_PRELOAD": library, "CHURN_MALLOC": f"{directory}/malloc"}
     # What the server remembers is bounded, and the bounds are such that all of it is full in the first half of an hour.
     settings = [
         "tls.listen=127.0.0.1:0", f"tls.certificate={directory}/certificate.pem", f"tls.key={directory}/key.pem",
