@@ -1,4 +1,5 @@
 import EventStreams
+import Glibc
 import Synchronization
 
 /// Frames of an event stream (WHATWG HTML, "Server-sent events"). One event:
@@ -20,6 +21,15 @@ public enum EventFrame {
         if let rendered = event.rendered.load() { return rendered }
         let id = stream.id(epoch: event.epoch, offset: event.offset)
         return event.rendered.storeIfNil(RenderedEvent(bytes: encode(event, id: id)))
+    }
+
+    /// The frames of several events, one after the other.
+    static func joined(_ events: some Collection<StoredEvent>, on stream: any EventStream) -> [UInt8] {
+        if events.count == 1, let event = events.first { return rendered(event, on: stream).bytes }
+        var all: [UInt8] = []
+        all.reserveCapacity(events.reduce(0) { $0 + rendered($1, on: stream).bytes.count })
+        for event in events { all += rendered(event, on: stream).bytes }
+        return all
     }
 
     /// The id's bytes, which a rendered frame begins with.
@@ -83,26 +93,28 @@ public enum EventFrame {
     }
 
     private static func appendData(_ payload: [UInt8], to frame: inout [UInt8]) {
-        payload.withUnsafeBufferPointer { bytes in
+        payload.withUnsafeBytes { bytes in
+            func next(_ byte: UInt8, from start: Int) -> Int {
+                guard let base = bytes.baseAddress, let found = memchr(base + start, Int32(byte), bytes.count - start)
+                else { return bytes.count }
+                return UnsafeRawPointer(found) - base
+            }
+            let (feed, carriageReturn) = (UInt8(ascii: "\n"), UInt8(ascii: "\r"))
             var start = 0
-            var index = 0
-            func line(_ end: Int) {
+            var nextFeed = next(feed, from: 0)
+            var nextReturn = next(carriageReturn, from: 0)
+            while true {
+                let end = min(nextFeed, nextReturn)
                 frame.append(contentsOf: "data: ".utf8)
                 frame.append(contentsOf: bytes[start..<end])
-                frame.append(UInt8(ascii: "\n"))
+                frame.append(feed)
+                guard end < bytes.count else { return }
+                start = end + 1
+                if end == nextReturn, nextFeed == start, start < bytes.count { start += 1 }
+                // Each is looked for once only, however many of the other come first.
+                if nextFeed < start { nextFeed = next(feed, from: start) }
+                if nextReturn < start { nextReturn = next(carriageReturn, from: start) }
             }
-            while index < bytes.count {
-                let byte = bytes[index]
-                if byte == UInt8(ascii: "\n") || byte == UInt8(ascii: "\r") {
-                    line(index)
-                    if byte == UInt8(ascii: "\r"), index + 1 < bytes.count, bytes[index + 1] == UInt8(ascii: "\n") {
-                        index += 1
-                    }
-                    start = index + 1
-                }
-                index += 1
-            }
-            line(bytes.count)
         }
     }
 }

@@ -213,8 +213,7 @@ public final class HubLoop: @unchecked Sendable {
 
     /// One send for each live connection.
     func send(_ events: [StoredEvent], to topic: LoopTopic, _ tenant: LoopTenant) {
-        let frames = events.map { EventFrame.rendered($0, on: tenant.channel.stream).bytes }
-        let buffer = frames.count == 1 ? frames[0] : Array(frames.joined())
+        let buffer = EventFrame.joined(events, on: tenant.channel.stream)
         let first = events[0].offset
         let last = events[events.count - 1].offset
         var broadcast = recorder.begin(connections: topic.live.count)
