@@ -250,7 +250,7 @@ private struct Follower: Sendable {
             do {
                 found = try await core.hub.readLog(
                     channel, after: position, limit: 1_024, byteLimit: core.configuration.delivery.maxQueuedBytes)
-            } catch let error as StreamError {
+            } catch {
                 guard let offset = error.offset, [.tooOld, .corrupt].contains(error.code) else { throw error }
                 core.metrics.resets(error.code.rawValue)
                 let reached = error.code == .tooOld ? offset - 1 : offset
