@@ -15,7 +15,7 @@ final class ServerCore: Sendable {
     let metrics: PipelineMetrics
     let telemetry: TelemetrySDK
     let otlpAdmission: OTLPAdmission
-    private let store: EmbeddedEventStore
+    let store: EmbeddedEventStore
     let dates = DateCache()
     let connections: ConnectionRegistry
     let acceptErrors = AcceptErrors()

@@ -45,6 +45,16 @@ enum ServerMetrics {
             for channel in core.hub.openChannels { emitter.emit(channel.stream.head, channel.tenant.name) }
         }
         registry.observe(
+            "isotherm_log_failures_total", type: .counter, labels: ["step"],
+            help: "Steps of the log's writer that failed; all but appends are tried again."
+        ) { emitter in
+            let statistics = core.store.statistics
+            emitter.emit(statistics.failedCommits, "append")
+            emitter.emit(statistics.failedCheckpoints, "checkpoint")
+            emitter.emit(statistics.failedIndexSteps, "index")
+            emitter.emit(statistics.failedRetentionSteps, "retention")
+        }
+        registry.observe(
             "isotherm_degraded", type: .gauge, labels: ["dependency"],
             help: "1 while the server does without something that it depends on."
         ) { emitter in

@@ -117,6 +117,8 @@ struct LogCommandTests {
         #expect(stored > 0 && reply.status == 507)
         #expect(reply.field("content-type")?.hasPrefix("application/problem+json") == true)
         #expect(reply.body.contains("no space left"))
+        #expect(try server.metric("isotherm_log_failures_total{step=\"append\"}") ?? 0 >= 1)
+        #expect(try server.metric("isotherm_log_failures_total{step=\"checkpoint\"}") == 0)
         #expect(try isotherm(["verify", "--data", server.dataDirectory]).text.contains("default"))
         let kept = try lines(isotherm(["dump", "--data", server.dataDirectory])).count
         #expect(kept == stored)
