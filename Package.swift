@@ -88,7 +88,10 @@ let package = Package(
         ),
         .target(
             name: "PushPipeline",
-            dependencies: ["EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "CCrypto"],
+            dependencies: [
+                "EventStreams", "Telemetry", "LatencyHeatmap", "OTLP", "CCrypto",
+                .product(name: "GRDB", package: "GRDB.swift"), .product(name: "GRDBSQLite", package: "GRDB.swift"),
+            ],
             swiftSettings: swiftSettings
         ),
         .target(
@@ -193,7 +196,10 @@ let package = Package(
             swiftSettings: swiftSettings),
         .testTarget(
             name: "PushPipelineTests",
-            dependencies: ["PushPipeline", "EventStreams", "Telemetry", "LatencyHeatmap", "TestSupport"],
+            dependencies: [
+                "PushPipeline", "EventStreams", "Telemetry", "LatencyHeatmap", "TestSupport",
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "PushServerTests",

@@ -44,6 +44,9 @@ public struct DeliveryConfiguration: Sendable {
     public var journalSessions = 4_096
     /// Receipts of devices that are remembered for each tenant (about 100 bytes each). Default 65,536.
     public var journalReceipts = 65_536
+    /// Bytes of one tenant's journal on the disk, so that it is known after a restart; the oldest leaves first. Zero keeps
+    /// it in memory only. Default 1 GiB, about ten million events.
+    public var journalBytes = 1 << 30
     /// Devices of a tenant whose clocks are followed. Default 100,000.
     public var maxDeviceClocks = 100_000
 

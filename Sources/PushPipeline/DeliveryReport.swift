@@ -42,103 +42,64 @@ public struct DeliveryReport: Sendable {
         public let closed: (atUnixNano: UInt64, reason: CloseReason)?
     }
 
+    /// How many devices of a group are in each status.
+    public struct GroupCounts: Sendable {
+        public let group: String
+        /// Those that are not zero.
+        public let counts: [Status: Int]
+    }
+
+    /// Which devices are told one by one.
+    public struct Page: Sendable {
+        /// This one alone.
+        public var device: String?
+        /// Those after this name.
+        public var after: String?
+        public var limit: Int
+
+        public init(device: String? = nil, after: String? = nil, limit: Int = 100) {
+            self.device = device
+            self.after = after
+            self.limit = limit
+        }
+    }
+
     public let event: StoredEvent
-    /// Devices by name, then connections without one.
+    /// Of every device, by name.
+    public let groups: [GroupCounts]
+    /// A page of devices by the bytes of their names, then of connections without one.
     public let rows: [Row]
+    /// The last device of the page, where more follow.
+    public let next: String?
     /// Connections that ended before are not known.
     public let sinceUnixNano: UInt64
-
-    init(
-        event: StoredEvent, outcomes: [SessionOutcome], receipts: [String: DeviceReceipt], sinceUnixNano: UInt64,
-        groupName: (Int) -> String
-    ) {
-        self.event = event
-        self.sinceUnixNano = sinceUnixNano
-        var byDevice: [String: [SessionOutcome]] = [:]
-        var rows: [Row] = []
-        var unnamed: [Row] = []
-        for outcome in outcomes {
-            if let device = outcome.device {
-                byDevice[device, default: []].append(outcome)
-            } else {
-                unnamed.append(Self.row(nil, [outcome], nil, groupName))
-            }
-        }
-        for (device, outcomes) in byDevice { rows.append(Self.row(device, outcomes, receipts[device], groupName)) }
-        // Devices that have reported and whose connections were never here, or are forgotten.
-        for (device, receipt) in receipts where byDevice[device] == nil {
-            rows.append(
-                Row(
-                    device: device, session: 0, group: groupName(receipt.group), status: .received,
-                    writtenUnixNano: nil, isWrittenExact: false, isReplay: false, writes: 0,
-                    acknowledgedUnixNano: nil, receipt: receipt, behindPlaces: nil, closed: nil))
-        }
-        rows.sort { ($0.device ?? "") < ($1.device ?? "") }
-        unnamed.sort { $0.session < $1.session }
-        self.rows = rows + unnamed
-    }
-
-    private static func row(
-        _ device: String?, _ outcomes: [SessionOutcome], _ receipt: DeviceReceipt?, _ groupName: (Int) -> String
-    ) -> Row {
-        func rank(_ outcome: SessionOutcome) -> Int {
-            switch outcome.status {
-            case .written: outcome.acknowledgedUnixNano != nil ? 0 : 1
-            case .behind: 2
-            case .closed: 3
-            case .filtered: 4
-            case .notConnected: 5
-            }
-        }
-        // The best, and of equals the latest connection; there is at least one.
-        let ranked = outcomes.sorted { (rank($0), $1.connectedUnixNano) < (rank($1), $0.connectedUnixNano) }
-        let best = ranked[0]
-        var writes = 0
-        for case .written in outcomes.map(\.status) { writes += 1 }
-        var status: Status
-        var written: (at: UInt64, isExact: Bool, isReplay: Bool)?
-        var behind: UInt64?
-        switch best.status {
-        case .written(let at, let isExact, let isReplay):
-            status = best.acknowledgedUnixNano == nil ? .written : .acknowledged
-            written = (at, isExact, isReplay)
-        case .behind(let places):
-            status = .behind
-            behind = places
-        case .closed: status = .closed
-        case .filtered: status = .filtered
-        case .notConnected: status = .notConnected
-        }
-        if receipt != nil { status = .received }
-        return Row(
-            device: device, session: best.session, group: groupName(best.group), status: status,
-            writtenUnixNano: written?.at, isWrittenExact: written?.isExact ?? false,
-            isReplay: written?.isReplay ?? false, writes: writes, acknowledgedUnixNano: best.acknowledgedUnixNano,
-            receipt: receipt, behindPlaces: behind, closed: best.closed)
-    }
+    /// Times after the event's acceptance of which something may be missing, oldest first.
+    public let gaps: [(fromUnixNano: UInt64, untilUnixNano: UInt64)]
 }
 
 extension HubLoop {
     /// What became of an event on this loop's connections, open and remembered.
-    func outcomes(of event: StoredEvent, on channel: TenantChannel) -> (outcomes: [SessionOutcome], since: UInt64)? {
+    ///
+    /// - Parameter broadcastUnixNano: as the file has it, for where memory has it no more.
+    func outcomes(
+        of event: StoredEvent, on channel: TenantChannel, broadcastUnixNano: UInt64?
+    ) -> (outcomes: [SessionOutcome], since: UInt64)? {
         guard let journal = journals[ObjectIdentifier(channel)] else { return nil }
-        let broadcast = journal.broadcast(of: event.offset)
+        let broadcast = journal.broadcastUnixNano(of: event.offset) ?? broadcastUnixNano
         var acknowledged: [UInt64: UInt64] = [:]
         journal.acknowledgements.forEach { if $0.offset == event.offset { acknowledged[$0.session] = $0.atUnixNano } }
         var outcomes: [SessionOutcome] = []
-        journal.closed.forEach { closed in
+        journal.forEachClosed { closed in
             outcomes.append(
                 journal.outcome(
                     of: event, on: closed.session, reached: closed.reachedOffset,
-                    closed: (closed.closedUnixNano, closed.reason), broadcast: broadcast))
+                    closed: (closed.closedUnixNano, closed.reason), broadcastUnixNano: broadcast))
         }
         for subscription in tenants[ObjectIdentifier(channel)]?.subscriptions.values ?? [:].values {
-            let isWaiting = subscription.state == .waitingForSocket
             outcomes.append(
                 journal.outcome(
-                    of: event, on: subscription.session,
-                    reached: isWaiting ? subscription.writtenThrough : reached(subscription), closed: nil,
-                    broadcast: broadcast))
+                    of: event, on: subscription.session, reached: written(subscription), closed: nil,
+                    broadcastUnixNano: broadcast))
         }
         for index in outcomes.indices { outcomes[index].acknowledgedUnixNano = acknowledged[outcomes[index].session] }
         return (outcomes, journal.sinceUnixNano)
@@ -146,20 +107,45 @@ extension HubLoop {
 }
 
 extension Hub {
-    /// Which devices got an event, when, and why one did not, as far back as the journals of the loops reach.
-    public func deliveries(of event: StoredEvent, on channel: TenantChannel) async -> DeliveryReport {
+    /// Which devices got an event, when, and why one did not: what memory knows, and of the rest what was written.
+    public func deliveries(
+        of event: StoredEvent, on channel: TenantChannel, page: DeliveryReport.Page
+    ) async -> DeliveryReport {
+        let tenant = channel.tenant.name
+        let kept = await reading { $0.known(of: event, tenant: tenant) }
         var outcomes: [SessionOutcome] = []
         var since: UInt64 = 0
         for loop in loops {
+            let broadcast = kept?.broadcasts[loop.index]
             let found = await withCheckedContinuation { continuation in
-                loop.execute { continuation.resume(returning: loop.outcomes(of: event, on: channel)) }
+                loop.execute {
+                    continuation.resume(
+                        returning: loop.outcomes(of: event, on: channel, broadcastUnixNano: broadcast))
+                }
             }
             guard let found else { continue }
             outcomes += found.outcomes
             since = max(since, found.since)
         }
-        return DeliveryReport(
-            event: event, outcomes: outcomes, receipts: channel.receipts.receipts(for: event.offset),
-            sinceUnixNano: since, groupName: groups.name(of:))
+        for index in outcomes.indices where outcomes[index].acknowledgedUnixNano == nil {
+            outcomes[index].acknowledgedUnixNano = kept?.acknowledgements[outcomes[index].session]
+        }
+        let inMemory = DeliveryReportBuilder(
+            event: event, page: page, outcomes: outcomes,
+            receipts: channel.receipts.receipts(for: event.offset) + (kept?.receipts ?? []),
+            groupName: groups.name(of:))
+        guard let kept, let report = await reading({ $0.report(inMemory, kept, tenant: tenant) }) else {
+            var builder = inMemory
+            return builder.finish(sinceUnixNano: since, gaps: [])
+        }
+        return report
+    }
+
+    /// Away from the loops, since it reads from the disk; nil where nothing is kept, or cannot be read.
+    private func reading<T: Sendable>(_ body: @escaping @Sendable (DeliveryKeeper) -> T?) async -> T? {
+        guard let keeper else { return nil }
+        return await withCheckedContinuation { continuation in
+            offload { continuation.resume(returning: body(keeper)) }
+        }
     }
 }

@@ -11,8 +11,10 @@ public final class Hub: Sendable {
     public let configuration: DeliveryConfiguration
     public let groups: GroupRegistry
     public let loops: [HubLoop]
+    /// Nil where the journal is in memory only.
+    public let keeper: DeliveryKeeper?
     private let openStream: @Sendable (Tenant) throws -> any EventStream
-    private let offload: @Sendable (@escaping @Sendable () -> Void) -> Void
+    let offload: @Sendable (@escaping @Sendable () -> Void) -> Void
     private let newRecorder: @Sendable () -> DeliveryRecorder
     private let metrics: PipelineMetrics
     private let channels = Mutex<[String: TenantChannel]>([:])
@@ -21,15 +23,18 @@ public final class Hub: Sendable {
     /// - Parameter offload: runs work that may block on the disk, away from the loops.
     /// - Parameter separatesTenants: whether the heatmap's groups carry their tenant, because there are several.
     /// - Parameter resource: attributes of this process, for heatmaps that group by them.
+    /// - Parameter keeper: keeps the journal on the disk.
     /// - Parameter openStream: the log of a tenant; called once for each.
     public init(
         configuration: DeliveryConfiguration, loops: [any DeliveryLoop], tracer: Tracer, heatmap: HeatmapEngine,
         metrics: PipelineMetrics, separatesTenants: Bool, resource: [(key: String, value: String)] = [],
+        keeper: DeliveryKeeper? = nil,
         offload: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
         openStream: @escaping @Sendable (Tenant) throws -> any EventStream
     ) {
         self.configuration = configuration
         self.metrics = metrics
+        self.keeper = keeper
         self.openStream = openStream
         self.offload = offload
         let groups = GroupRegistry(limit: configuration.maxGroups)
@@ -45,6 +50,7 @@ public final class Hub: Sendable {
                 index: index, loop: loop, configuration: configuration, groups: groups, metrics: metrics,
                 recorder: newRecorder(), offload: offload)
         }
+        keeper?.start(self)
     }
 
     /// Opens the tenant's log at the first call.

@@ -14,7 +14,8 @@ public final class HubLoop: @unchecked Sendable {
     let acknowledgements: AcknowledgementSampler
     /// Outlive the tenants' subscriptions.
     var journals: [ObjectIdentifier: DeliveryJournal] = [:]
-    var sessionCount: UInt64 = 0
+    /// Begins with the time, so that sessions of different processes have different numbers.
+    private var sessionCount = Clock.now().unixNano >> 20
     private var sampleTurn: UInt64 = 0
     let offload: @Sendable (@escaping @Sendable () -> Void) -> Void
 
@@ -79,7 +80,8 @@ public final class HubLoop: @unchecked Sendable {
         let session = DeviceSession(
             number: UInt64(index) << 48 | sessionCount, device: request.device, group: groups.number(of: request.group),
             filter: isOfOneTopic ? topics[0].filter ?? request.filter : request.filter,
-            connectedUnixNano: Clock.now().unixNano, startOffset: request.after ?? channel.visibleHead)
+            connectedUnixNano: Clock.now().unixNano, startOffset: request.after ?? channel.visibleHead,
+            epoch: channel.stream.epoch)
         let subscription = Subscription(
             tenant: tenant, topics: topics, session: session, conflates: request.conflates, transport: transport)
         if request.wantsSnapshot { subscription.snapshot = Snapshot() }
@@ -107,7 +109,8 @@ public final class HubLoop: @unchecked Sendable {
         let reachedOffset = subscription.state == .waitingForSocket ? subscription.writtenThrough : reached
         subscription.state = .closed
         tenant.journal.ended(
-            subscription.session, reached: reachedOffset, atUnixNano: Clock.now().unixNano, reason: reason)
+            subscription.session, reached: reachedOffset, atUnixNano: Clock.now().unixNano, reason: reason,
+            isHandedOver: subscription.handedOver != nil)
         tenant.subscriptions[ObjectIdentifier(subscription)] = nil
         tenant.matchers[ObjectIdentifier(subscription)] = nil
         for topic in subscription.topics {
@@ -135,7 +138,9 @@ public final class HubLoop: @unchecked Sendable {
         channel.signal(index).isListening.store(true, ordering: .sequentiallyConsistent)
         let key = ObjectIdentifier(channel)
         let journal =
-            journals[key] ?? DeliveryJournal(configuration: configuration, nowUnixNano: Clock.now().unixNano)
+            journals[key]
+            ?? DeliveryJournal(
+                tenant: channel.tenant.name, configuration: configuration, nowUnixNano: Clock.now().unixNano)
         journals[key] = journal
         let tenant = LoopTenant(channel: channel, cursor: channel.visibleHead, journal: journal)
         tenants[key] = tenant

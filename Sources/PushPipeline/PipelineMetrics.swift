@@ -16,6 +16,8 @@ public enum CloseReason: String, Sendable, CaseIterable {
     case client, drained, stalled, error
     /// By a newer stream of the same device.
     case replaced
+    /// With the whole server, which had no time to say so. Known after the restart, from the journal; never counted.
+    case serverLost = "server_lost"
 }
 
 /// The pipeline's instruments. Their names are listed, with what they mean, in `docs/metrics.md`.
@@ -67,7 +69,9 @@ public final class PipelineMetrics: Sendable {
         let closed = registry.counter(
             "isotherm_connections_closed_total", help: "Streams closed, by reason.", labels: ["reason"])
         connectionsClosed = Dictionary(
-            uniqueKeysWithValues: CloseReason.allCases.map { ($0, closed.with($0.rawValue)) })
+            uniqueKeysWithValues: CloseReason.allCases.filter { $0 != .serverLost }.map {
+                ($0, closed.with($0.rawValue))
+            })
         connectionBytes = registry.gauge(
             "isotherm_connection_bytes", help: "Bytes that wait in the server for devices' sockets.")
         streamAppend = registry.histogram(

@@ -29,45 +29,60 @@ public struct SessionOutcome: Sendable {
     public var acknowledgedUnixNano: UInt64?
 }
 
+extension SessionOutcome.Status {
+    /// - Parameters:
+    ///   - matches: whether the session asked for events such as this one.
+    ///   - reached: everything that the session wanted up to this offset has been handed to its socket.
+    ///   - run: the run that holds the event, if the session caught up with it.
+    ///   - broadcastUnixNano: when the session's loop broadcast the event; nil where it did not, or its row has left.
+    ///   - latestUnixNano: what was written was written before this.
+    static func of(
+        _ event: StoredEvent, matches: @autoclosure () -> Bool, epoch: UInt32, connectedUnixNano: UInt64,
+        startOffset: UInt64,
+        reached: UInt64, closed: (atUnixNano: UInt64, reason: CloseReason)?, run: @autoclosure () -> DeviceSession.Run?,
+        broadcastUnixNano: UInt64?, latestUnixNano: UInt64
+    ) -> Self {
+        // With a later epoch the event took the place of one that a crash has taken back, after the session's end.
+        guard event.offset > startOffset, event.epoch <= epoch else { return .notConnected }
+        if event.offset > reached {
+            guard let closed else { return matches() ? .behind(places: event.offset - reached) : .filtered }
+            if closed.atUnixNano < event.acceptedUnixNano { return .notConnected }
+            return matches() ? .closed(atUnixNano: closed.atUnixNano, reason: closed.reason) : .filtered
+        }
+        guard matches() else { return .filtered }
+        let isReplay = event.acceptedUnixNano < connectedUnixNano
+        if let run = run() {
+            return .written(atUnixNano: run.writtenUnixNano, isExact: !run.isMerged, isReplay: isReplay)
+        }
+        // A broadcast before the connection was to others: the session's run is not known any more.
+        if let broadcastUnixNano, broadcastUnixNano >= connectedUnixNano {
+            return .written(atUnixNano: broadcastUnixNano, isExact: true, isReplay: isReplay)
+        }
+        return .written(atUnixNano: latestUnixNano, isExact: false, isReplay: isReplay)
+    }
+}
+
 extension DeliveryJournal {
     /// - Parameter reached: everything that the session wanted up to this offset has been handed to its socket.
     func outcome(
         of event: StoredEvent, on session: DeviceSession, reached: UInt64,
-        closed: (atUnixNano: UInt64, reason: CloseReason)?, broadcast: Broadcast?
+        closed: (atUnixNano: UInt64, reason: CloseReason)?, broadcastUnixNano: UInt64?
     ) -> SessionOutcome {
         SessionOutcome(
             session: session.number, device: session.device, group: session.group,
             connectedUnixNano: session.connectedUnixNano, closed: closed,
-            status: status(of: event, on: session, reached: reached, closed: closed, broadcast: broadcast))
+            status: .of(
+                event, matches: session.filter.matches(event), epoch: session.epoch,
+                connectedUnixNano: session.connectedUnixNano, startOffset: session.startOffset, reached: reached,
+                closed: closed, run: session.run(holding: event.offset), broadcastUnixNano: broadcastUnixNano,
+                // The broadcast's row has left: that it was written is known, and that it was before this.
+                latestUnixNano: closed?.atUnixNano ?? broadcasts.first?.begunUnixNano ?? Clock.now().unixNano))
     }
 
-    private func status(
-        of event: StoredEvent, on session: DeviceSession, reached: UInt64,
-        closed: (atUnixNano: UInt64, reason: CloseReason)?, broadcast: Broadcast?
-    ) -> SessionOutcome.Status {
-        guard session.filter.matches(event) else { return .filtered }
-        if event.offset <= session.startOffset { return .notConnected }
-        guard event.offset > reached else {
-            let isReplay = event.acceptedUnixNano < session.connectedUnixNano
-            if let run = session.run(holding: event.offset) {
-                return .written(atUnixNano: run.writtenUnixNano, isExact: !run.isMerged, isReplay: isReplay)
-            }
-            if let broadcast {
-                return .written(atUnixNano: broadcast.endedUnixNano, isExact: true, isReplay: isReplay)
-            }
-            // The broadcast's row has left: that it was written is known, and that it was before this.
-            let latest = closed?.atUnixNano ?? broadcasts.first?.begunUnixNano ?? Clock.now().unixNano
-            return .written(atUnixNano: latest, isExact: false, isReplay: isReplay)
-        }
-        guard let closed else { return .behind(places: event.offset - reached) }
-        return closed.atUnixNano < event.acceptedUnixNano
-            ? .notConnected : .closed(atUnixNano: closed.atUnixNano, reason: closed.reason)
-    }
-
-    /// The broadcast of an event on this loop; nil where there was none, or its row has left.
-    func broadcast(of offset: UInt64) -> Broadcast? {
-        var found: Broadcast?
-        broadcasts.forEach { if $0.offset == offset { found = $0 } }
+    /// When this loop has broadcast an event; nil where it has not, or its row has left.
+    func broadcastUnixNano(of offset: UInt64) -> UInt64? {
+        var found: UInt64?
+        broadcasts.forEach { if $0.offset == offset { found = $0.endedUnixNano } }
         return found
     }
 }

@@ -64,6 +64,8 @@ public final class Subscription {
     @exclusivity(unchecked) var session: DeviceSession
     /// Up to here the journal knows when the socket got what this connection wants.
     var writtenThrough: UInt64
+    /// What the keeper of the journal knows of it: the offset that it had reached, `UInt64.max` while it was live.
+    var handedOver: UInt64?
     unowned let transport: any DeviceTransport
 
     /// Events that are looked at in one turn; more where most of them are not sent.

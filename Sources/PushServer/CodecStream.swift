@@ -112,7 +112,7 @@ extension CloseReason {
     /// Of a connection that was closed with its stream; nil where the client or the network did.
     var connectionEnd: ConnectionEnd? {
         switch self {
-        case .client, .error: nil
+        case .client, .error, .serverLost: nil
         case .drained: .drained
         case .stalled: .stalled
         case .replaced: .replaced

@@ -9,6 +9,7 @@ import Telemetry
 /// `GET /v1/events/{id}/deliveries`: which devices and groups got a retained event, when, and why one did not.
 ///
 ///     {"id": "ev_…", "topic": "orders", "accepted_at": "…", "known_since": "…",
+///      "gaps": [{"from": "…", "until": "…"}],
 ///      "groups": [{"group": "iOS-15+", "received": 1, "acknowledged": 0, "written": 2, …}],
 ///      "devices": [{"device": "d17", "group": "iOS-15+", "status": "received", "written_at": "…", …}],
 ///      "next": "d18"}
@@ -29,7 +30,9 @@ struct DeliveriesRoute {
                 status: 404, kind: "unknown_event", title: "There is no such event",
                 detail: "\(id.prefix(64).debugDescription) is no id of an event that is kept here for this tenant")
         }
-        let report = await core.hub.deliveries(of: event, on: channel)
+        let page = DeliveryReport.Page(
+            device: fields.query.first("device"), after: fields.query.first("after"), limit: limit)
+        let report = await core.hub.deliveries(of: event, on: channel, page: page)
         var json = JSONWriter()
         json.beginObject()
         json.field("id", channel.stream.id(epoch: event.epoch, offset: event.offset))
@@ -37,49 +40,53 @@ struct DeliveriesRoute {
         if let type = event.type { json.field("type", type) }
         json.field("accepted_at", RFC3339.string(unixNano: event.acceptedUnixNano))
         if report.sinceUnixNano > 0 { json.field("known_since", RFC3339.string(unixNano: report.sinceUnixNano)) }
+        write(gaps: report, to: &json)
         write(groups: report, to: &json)
-        write(devices: report, fields.query, limit, to: &json)
+        write(devices: report, page, to: &json)
         json.endObject()
         json.bytes.append(UInt8(ascii: "\n"))
         return Response.json(json.bytes)
     }
 
+    private func write(gaps report: DeliveryReport, to json: inout JSONWriter) {
+        guard !report.gaps.isEmpty else { return }
+        json.key("gaps")
+        json.beginArray()
+        for gap in report.gaps {
+            json.beginObject()
+            json.field("from", RFC3339.string(unixNano: gap.fromUnixNano))
+            json.field("until", RFC3339.string(unixNano: gap.untilUnixNano))
+            json.endObject()
+        }
+        json.endArray()
+    }
+
     private func write(groups report: DeliveryReport, to json: inout JSONWriter) {
-        var groups: [String: [DeliveryReport.Status: Int]] = [:]
-        for row in report.rows { groups[row.group, default: [:]][row.status, default: 0] += 1 }
         json.key("groups")
         json.beginArray()
-        for (group, counts) in groups.sorted(by: { $0.key < $1.key }) {
+        for group in report.groups {
             json.beginObject()
-            json.field("group", group)
+            json.field("group", group.group)
             for status in DeliveryReport.Status.allCases where status != .neverConnected {
-                json.field(status.rawValue, counts[status] ?? 0)
+                json.field(status.rawValue, group.counts[status] ?? 0)
             }
             json.endObject()
         }
         json.endArray()
     }
 
-    private func write(
-        devices report: DeliveryReport, _ query: QueryString, _ limit: Int, to json: inout JSONWriter
-    ) {
-        var rows = report.rows[...]
-        if let device = query.first("device") {
-            rows = rows.filter { $0.device == device }[...]
-        } else if let after = query.first("after") {
-            rows = rows.drop { $0.device.map { $0 <= after } ?? false }
-        }
+    private func write(devices report: DeliveryReport, _ page: DeliveryReport.Page, to json: inout JSONWriter) {
         json.key("devices")
         json.beginArray()
-        for row in rows.prefix(limit) { write(row, of: report.event, to: &json) }
-        if let device = query.first("device"), rows.isEmpty {
+        for row in report.rows { write(row, of: report.event, to: &json) }
+        if let device = page.device, report.rows.isEmpty {
             json.beginObject()
             json.field("device", device)
             json.field("status", DeliveryReport.Status.neverConnected.rawValue)
             json.endObject()
         }
         json.endArray()
-        if rows.count > limit, let last = rows.prefix(limit).last?.device { json.field("next", last) }
+        if let next = report.next { json.field("next", next) }
     }
 
     private func write(_ row: DeliveryReport.Row, of event: StoredEvent, to json: inout JSONWriter) {

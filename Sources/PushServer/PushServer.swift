@@ -76,10 +76,19 @@ public final class PushServer: Service {
         let diskThreads = NIOThreadPool(numberOfThreads: 2)
         diskThreads.start()
         let eventLoops = Array(loops.makeIterator())
+        // In the log's directory too.
+        let keeper =
+            configuration.delivery.journalBytes > 0
+            ? DeliveryKeeper(
+                configuration: .init(
+                    path: configuration.store.directory + "/deliveries.sqlite",
+                    byteLimit: configuration.delivery.journalBytes, retentionAge: configuration.store.retentionAge),
+                notify: { Self.tell($0, logger) })
+            : nil
         let hub = Hub(
             configuration: configuration.delivery, loops: eventLoops.map { NIODeliveryLoop($0) },
             tracer: telemetry.tracer, heatmap: heatmap, metrics: metrics,
-            separatesTenants: directory.requiresToken, resource: configuration.telemetry.resource.texts,
+            separatesTenants: directory.requiresToken, resource: configuration.telemetry.resource.texts, keeper: keeper,
             offload: { work in diskThreads.submit { _ in work() } },
             openStream: { try store.stream(tenant: $0.name) })
         let gateway = Gateway(
@@ -114,6 +123,20 @@ public final class PushServer: Service {
         self.loops = loops
         self.diskThreads = diskThreads
         ServerMetrics.register(in: registry, core: core)
+    }
+
+    private static func tell(_ notice: DeliveryKeeper.Notice, _ logger: Logger) {
+        switch notice {
+        case .failing(let cause):
+            logger.error(
+                "The journal of deliveries cannot be written; deliveries go on, and it is tried again every second",
+                metadata: ["error": "\(cause)"])
+        case .recovered: logger.notice("The journal of deliveries is written again")
+        case .damaged(let path, let cause):
+            logger.error(
+                "The journal of deliveries is damaged; it was put aside, and a new one begun",
+                metadata: ["moved_to": "\(path)", "error": "\(cause)"])
+        }
     }
 
     // MARK: Running
@@ -276,9 +299,11 @@ public final class PushServer: Service {
         let store = store
         let telemetry = telemetry
         let heatmap = heatmap
+        let keeper = core.hub.keeper
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             diskThreads.submit { _ in
                 heatmap.save()
+                keeper?.close()
                 store.close()
                 telemetry.shutdown(deadline: .seconds(5))
                 continuation.resume()

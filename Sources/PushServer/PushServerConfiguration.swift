@@ -82,6 +82,10 @@ public struct PushServerConfiguration: Sendable {
         try check(
             delivery.maxQueuedBytes >= 16 * 1024,
             "delivery.max_queued_bytes: \(delivery.maxQueuedBytes) is not at least 16384")
+        try check(
+            delivery.journalBytes == 0 || delivery.journalBytes >= 1 << 20,
+            "delivery.journal_bytes: \(delivery.journalBytes) is neither 0, which keeps nothing on the disk, nor at least "
+                + "1MiB")
         try check(delivery.maxConnections > 0, "delivery.max_connections: \(delivery.maxConnections) is not at least 1")
         try check(
             delivery.heartbeatInterval >= .milliseconds(100),

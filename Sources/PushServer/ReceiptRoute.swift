@@ -131,6 +131,7 @@ struct ReceiptRoute {
             clock.observe(sentUnixNano: report.sentUnixNano, receipts: bounds, nowUnixNano: now)
         }
         var receipts: [DeviceReceipt] = []
+        let groupName = core.hub.groups.name(of: group)
         for (event, receivedUnixNano) in known {
             let received = clock.serverUnixNano(
                 receivedUnixNano, acceptedUnixNano: event.acceptedUnixNano, nowUnixNano: now)
@@ -139,7 +140,7 @@ struct ReceiptRoute {
             guard let device = report.device else { continue }
             receipts.append(
                 DeviceReceipt(
-                    offset: event.offset, device: device, group: group, receivedUnixNano: received,
+                    offset: event.offset, device: device, group: groupName, receivedUnixNano: received,
                     clockOffsetNano: clock.offsetNano, clockUncertaintyNano: clock.estimate?.uncertaintyNano))
         }
         channel.receipts.note(receipts)

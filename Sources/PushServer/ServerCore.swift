@@ -144,6 +144,7 @@ final class ServerCore: Sendable {
         [
             ("log", store.statistics.failure != nil), ("exporter", telemetry.isExporterFailing),
             ("heatmap_files", heatmap.persistence?.isFailing ?? false),
+            ("deliveries_file", hub.keeper?.statistics.isFailing ?? false),
         ]
     }
 

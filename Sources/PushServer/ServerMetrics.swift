@@ -30,6 +30,7 @@ enum ServerMetrics {
             "isotherm_heatmap_save_failures_total", type: .counter,
             help: "Writes of the heatmap's cells that failed; what they held is written again."
         ) { $0.emit(core.heatmap.persistence?.failures ?? 0) }
+        if let keeper = core.hub.keeper { registerJournal(in: registry, keeper) }
         registry.observe(
             "isotherm_heatmap_groups", type: .gauge, help: "Groups that have a row of their own."
         ) { $0.emit(core.heatmap.groupCount) }
@@ -90,6 +91,31 @@ enum ServerMetrics {
         return ExponentialHistogramPoint(
             sum: histogram.sum, scale: Int32(histogram.scale), zeroCount: histogram.zeroCount,
             positive: .init(offset: Int32(histogram.offset), counts: histogram.counts), max: histogram.max)
+    }
+
+    private static func registerJournal(in registry: MetricRegistry, _ keeper: DeliveryKeeper) {
+        registry.observe(
+            "isotherm_deliveries_rows_total", type: .counter, labels: ["outcome"],
+            help: "Rows of the journal of deliveries that were written, and that are gone, by reason."
+        ) { emitter in
+            let statistics = keeper.statistics
+            emitter.emit(statistics.writtenRows, "written")
+            emitter.emit(statistics.expiredRows, "expired")
+            emitter.emit(statistics.evictedRows, "evicted")
+            emitter.emit(statistics.lostRows, "lost")
+        }
+        registry.observe(
+            "isotherm_deliveries_write_failures_total", type: .counter,
+            help: "Writes of the journal of deliveries that failed; what they held is written again."
+        ) { $0.emit(keeper.statistics.failedWrites) }
+        registry.observe(
+            "isotherm_deliveries_damaged_files_total", type: .counter,
+            help: "Files of the journal of deliveries that were damaged, put aside and begun anew."
+        ) { $0.emit(keeper.statistics.damagedFiles) }
+        registry.observe(
+            "isotherm_deliveries_bytes", type: .gauge,
+            help: "Bytes of the journal of deliveries on the disk, without the database's own."
+        ) { $0.emit(UInt64(max(0, keeper.statistics.bytes))) }
     }
 
     private static func registerTLS(in registry: MetricRegistry, _ tls: TLSStore) {

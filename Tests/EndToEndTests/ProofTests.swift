@@ -5,42 +5,6 @@ import Testing
 /// `GET /v1/events/{id}/deliveries`, against devices on real sockets.
 @Suite("Proof of delivery")
 struct ProofTests {
-    private struct Deliveries: Decodable {
-        struct Group: Decodable {
-            let group: String
-            let received, acknowledged, written, behind, closed, filtered, not_connected: Int
-        }
-
-        struct Row: Decodable {
-            let device: String?
-            let group: String?
-            let status: String
-            let written_ms: Double?
-            let acknowledged_ms: Double?
-            let received_ms: Double?
-            let clock_offset_ms: Double?
-            let clock_uncertainty_ms: Double?
-            let places_behind: Int?
-            let closed_reason: String?
-            let replay: Bool?
-            let writes: Int?
-        }
-
-        let id: String
-        let topic: String
-        let groups: [Group]
-        let devices: [Row]
-        let next: String?
-
-        subscript(device: String) -> Row? { devices.first { $0.device == device } }
-    }
-
-    private func deliveries(_ server: IsothermProcess, _ id: String, _ query: String = "") throws -> Deliveries {
-        let reply = try HTTP.get("/v1/events/\(id)/deliveries\(query)", port: server.port)
-        guard reply.status == 200 else { throw Wait.TimedOut(description: "\(reply.status) \(reply.body)") }
-        return try JSONDecoder().decode(Deliveries.self, from: Data(reply.body.utf8))
-    }
-
     @Test("it tells who got an event, and why each of the others did not")
     func everyStatus() throws {
         let server = try IsothermProcess(arguments: ["--set", "gateway.durability=written"])
@@ -65,10 +29,10 @@ struct ProofTests {
         let later = try device("later")
         _ = try reader.events(32, seconds: 60)
 
-        var report = try deliveries(server, id)
+        var report = try server.deliveries(id)
         #expect(report.id == id && report.topic == "orders")
         try Wait.until("the reader's kernel has acknowledged it, or it was not sampled") {
-            report = try deliveries(server, id)
+            report = try server.deliveries(id)
             return ["acknowledged", "written"].contains(report["reader"]?.status)
         }
         #expect(try #require(report["reader"]?.written_ms) > 0)
@@ -79,7 +43,7 @@ struct ProofTests {
         #expect(report["stalled"]?.status == "behind")
         #expect(try #require(report["stalled"]?.places_behind) >= 1)
         #expect(report["stalled"]?.written_ms == nil)
-        #expect(try deliveries(server, id, "?device=nobody").devices.map(\.status) == ["never_connected"])
+        #expect(try server.deliveries(id, "?device=nobody").devices.map(\.status) == ["never_connected"])
 
         // A device's own word, from a clock that is an hour slow.
         let slow = Date().timeIntervalSince1970 - 3_600
@@ -89,7 +53,7 @@ struct ProofTests {
             """
         let answer = try HTTP.post("/v1/receipts", receipt, port: server.port).body
         #expect(answer.contains("\"accepted\":1") && answer.contains("\"clock_offset_ms\":3"))
-        report = try deliveries(server, id)
+        report = try server.deliveries(id)
         let row = try #require(report["reader"])
         #expect(row.status == "received")
         #expect(abs(try #require(row.clock_offset_ms) - 3_600_000) <= (row.clock_uncertainty_ms ?? 0) + 1)
@@ -101,7 +65,7 @@ struct ProofTests {
         // The stalled device reads at last: behind becomes written.
         _ = try stalled.events(32, seconds: 60)
         try Wait.until("the stalled device has it") {
-            ["written", "acknowledged"].contains(try deliveries(server, id)["stalled"]?.status)
+            ["written", "acknowledged"].contains(try server.deliveries(id)["stalled"]?.status)
         }
         withExtendedLifetime((prices, later)) {}
     }
@@ -124,20 +88,20 @@ struct ProofTests {
             try server.metric("isotherm_acknowledgements_total{outcome=\"acknowledged\"}")
         }
         let id = try server.publish("t", "the event").id
-        try Wait.until("it is acknowledged") { try deliveries(server, id)["d"]?.status == "acknowledged" }
-        let row = try #require(try deliveries(server, id)["d"])
+        try Wait.until("it is acknowledged") { try server.deliveries(id)["d"]?.status == "acknowledged" }
+        let row = try #require(try server.deliveries(id)["d"])
         #expect(try #require(row.acknowledged_ms) >= (try #require(row.written_ms)) - 1)
         // It stops reading: what its kernel still takes is acknowledged, the rest is not written, and never said to be.
         kill(curl.processIdentifier, SIGSTOP)
         let filler = String(repeating: "x", count: 200_000)
         var last = id
         for _ in 1...80 { last = try server.publish("t", filler).id }
-        try Wait.until("the stream is behind") { try deliveries(server, last)["d"]?.status == "behind" }
+        try Wait.until("the stream is behind") { try server.deliveries(last)["d"]?.status == "behind" }
         let soFar = try acknowledged()
         #expect(soFar ?? 0 >= 1)
         kill(curl.processIdentifier, SIGCONT)
-        try Wait.until("all has arrived") { try deliveries(server, last)["d"]?.status != "behind" }
-        try Wait.until("the last is acknowledged") { try deliveries(server, last)["d"]?.status == "acknowledged" }
+        try Wait.until("all has arrived") { try server.deliveries(last)["d"]?.status != "behind" }
+        try Wait.until("the last is acknowledged") { try server.deliveries(last)["d"]?.status == "acknowledged" }
         curl.stop()
     }
 
@@ -151,13 +115,13 @@ struct ProofTests {
         let filler = String(repeating: "x", count: 200_000)
         for _ in 1...30 { try server.publish("t", filler) }
         let id = try server.publish("t", "the event").id
-        #expect(try deliveries(server, id)["d"]?.status == "behind")
+        #expect(try server.deliveries(id)["d"]?.status == "behind")
         stalled = nil
-        try Wait.until("it is closed") { try deliveries(server, id)["d"]?.status == "closed" }
-        #expect(try deliveries(server, first)["d"]?.written_ms != nil)
+        try Wait.until("it is closed") { try server.deliveries(id)["d"]?.status == "closed" }
+        #expect(try server.deliveries(first)["d"]?.written_ms != nil)
         let resumed = try Device(port: server.port, "/v1/events/t?group=g&device=d", lastEventID: first)
         _ = try resumed.events(31, seconds: 60)
-        let row = try #require(try deliveries(server, id)["d"])
+        let row = try #require(try server.deliveries(id)["d"])
         #expect(row.replay == true && row.writes == nil, "once, on its second connection")
     }
 
@@ -175,7 +139,7 @@ struct ProofTests {
             (try server.metric("isotherm_push_duration_seconds_count{device_group=\"g\",stage=\"acknowledge\"}") ?? 0)
                 >= 10)
         #expect(try HTTP.get("/heatmap.csv?stage=acknowledge", port: server.port).body.contains(",g,acknowledge,"))
-        let rows = try ids.flatMap { try deliveries(server, $0).devices }.filter { $0.status == "acknowledged" }
+        let rows = try ids.flatMap { try server.deliveries($0).devices }.filter { $0.status == "acknowledged" }
         #expect(rows.count >= 10)
         for row in rows { #expect(try #require(row.acknowledged_ms) >= 0) }
     }
@@ -186,9 +150,9 @@ struct ProofTests {
         let devices = try (0..<5).map { try Device(port: server.port, "/v1/events/t?group=g&device=d\($0)") }
         let id = try server.publish("t", "x").id
         for device in devices { _ = try device.events(1) }
-        let first = try deliveries(server, id, "?limit=2")
+        let first = try server.deliveries(id, "?limit=2")
         #expect(first.devices.map(\.device) == ["d0", "d1"] && first.next == "d1")
-        let rest = try deliveries(server, id, "?limit=3&after=d1")
+        let rest = try server.deliveries(id, "?limit=3&after=d1")
         #expect(rest.devices.map(\.device) == ["d2", "d3", "d4"] && rest.next == nil)
         let unknown = try HTTP.get("/v1/events/ev_forged/deliveries", port: server.port)
         #expect(unknown.status == 404 && unknown.body.contains("ev_forged"))

@@ -7,7 +7,7 @@
 #endif
 
 /// A thread of its own: what blocks on the disk must not hold up a shared pool.
-struct WriterThread: @unchecked Sendable {
+package struct WriterThread: @unchecked Sendable {
     // A thread's name may be used by every thread.
     private let thread: pthread_t
 
@@ -20,7 +20,7 @@ struct WriterThread: @unchecked Sendable {
     }
 
     /// - Parameter name: at most 15 characters.
-    init(name: StaticString, _ run: @escaping @Sendable () -> Void) {
+    package init(name: StaticString, _ run: @escaping @Sendable () -> Void) {
         let body = Unmanaged.passRetained(
             Body {
                 Self.nameThread(name)
@@ -57,7 +57,7 @@ struct WriterThread: @unchecked Sendable {
     }
 
     /// Waits for the end; returns at once on the thread itself.
-    func join() {
+    package func join() {
         if pthread_equal(thread, pthread_self()) != 0 {
             pthread_detach(thread)
         } else {

@@ -98,6 +98,9 @@ struct Setting {
             .integer(
                 "delivery.journal_receipts", \.delivery.journalReceipts,
                 "devices' receipts that are remembered, per tenant"),
+            .bytes(
+                "delivery.journal_bytes", \.delivery.journalBytes,
+                "what is known of deliveries on the disk, per tenant; 0: in memory only"),
             .bool("delivery.after_durable", \.delivery.afterDurable, "deliver only what is as durable as asked"),
 
             .duration("log.retention_age", \.store.retentionAge, "older events are removed"),
