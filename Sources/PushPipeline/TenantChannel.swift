@@ -14,6 +14,8 @@ public final class TenantChannel: Sendable {
     private let afterDurable: Bool
     private let signals: [LoopSignal]
     private let waiters = Mutex(Waiters())
+    /// Whether anybody may be among the waiters, for who wakes them at every append.
+    private let hasWaiters = Atomic(false)
     private let wakeToken = Mutex<WakeToken?>(nil)
 
     /// One per loop: whether anybody there listens, and whether a wake-up is already on its way.
@@ -68,6 +70,8 @@ public final class TenantChannel: Sendable {
             if signal.isPending.exchange(true, ordering: .acquiringAndReleasing) { continue }
             signal.loop.execute { signal.pump(self) }
         }
+        guard hasWaiters.load(ordering: .sequentiallyConsistent) else { return }
+        hasWaiters.store(false, ordering: .sequentiallyConsistent)
         let waiting = waiters.withLock { waiters in
             let all = waiters.continuations
             waiters.continuations = [:]
@@ -99,8 +103,9 @@ public final class TenantChannel: Sendable {
     }
 
     private func enter(_ continuation: CheckedContinuation<Void, Never>, _ key: Int, _ offset: UInt64) {
-        // Looked at again under the lock: an append between the caller's look and here has woken nobody.
+        // Looked at again behind the flag: an append between the caller's look and here has woken nobody.
         let resumeNow = waiters.withLock { waiters in
+            hasWaiters.store(true, ordering: .sequentiallyConsistent)
             if waiters.cancelled.remove(key) != nil || visibleHead > offset { return true }
             waiters.continuations[key] = continuation
             return false

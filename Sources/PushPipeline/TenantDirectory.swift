@@ -32,7 +32,8 @@ public final class Tenant: Sendable {
 
     /// Takes from both buckets or from neither.
     func charge(events: Int, bytes: Int, nowUnixNano: UInt64) -> (quota: String, wait: Duration)? {
-        buckets.withLock { buckets in
+        guard quota.eventsPerSecond > 0 || quota.bytesPerSecond > 0 else { return nil }
+        return buckets.withLock { buckets in
             if let wait = buckets.events?.wait(for: Double(events), nowUnixNano: nowUnixNano) {
                 return ("events", wait)
             }

@@ -35,7 +35,8 @@ final class EmbeddedStream: EventStream {
         completion: @escaping @Sendable (Result<[AppendReceipt], StreamError>) -> Void
     ) {
         let failure = core.failure
-        let now = core.configuration.now()
+        // For the keys' window only.
+        let now = events.contains { $0.idempotencyKey != nil } ? core.configuration.now() : 0
         let outcome = state.withLock {
             $0.sequence(events, durability: durability, now: now, failure: failure, completion: completion)
         }
