@@ -330,14 +330,14 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             parent: fields.parent, acceptedAt: acceptedAt)
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
         let lane = lane
+        lane.openTurn()
         server.gateway.publish(request, wakesLog: false) { result in
-            lane.complete { isLater in
+            lane.complete {
                 let (door, context) = bound.value
                 door.answer(result, keepsOpen: keepsOpen, context)
-                if isLater { door.proceed(context) }
+                door.proceed(context)
             }
         }
-        lane.wakeLog()
     }
 
     // MARK: Streams

@@ -3,49 +3,60 @@ import NIOCore
 import Synchronization
 
 /// One loop's way to the log and back. What its connections publish in one turn of the loop reaches the log's writer
-/// together, and what the writer has committed comes back together: one commit and one wake-up for many requests.
+/// together, and is answered together: one commit and one wake-up for many requests, and the clients are not woken one by
+/// one between two of them.
 ///
 /// Everything but `complete` is for the loop only, which guards it: `@unchecked Sendable`.
 final class PublishLane: @unchecked Sendable {
-    /// Runs on the loop.
-    /// - Parameter isLater: false while the request is still being handed over.
-    typealias Completion = @Sendable (_ isLater: Bool) -> Void
+    typealias Completion = @Sendable () -> Void
 
     private let loop: any EventLoop
     private let store: EmbeddedEventStore
-    private let completed = Mutex<[Completion]>([])
-    private var isWakeDue = false
+    private var isTurnOpen = false
+    /// Of requests that were answered in the turn in which they came.
+    private var answers: [Completion] = []
+    private let committed = Mutex<[Completion]>([])
 
     init(loop: any EventLoop, store: EmbeddedEventStore) {
         self.loop = loop
         self.store = store
     }
 
-    /// Wakes the log's writer at the end of this turn: after everything that was ready to be read.
-    func wakeLog() {
-        guard !isWakeDue else { return }
-        isWakeDue = true
-        loop.execute {
-            self.isWakeDue = false
-            self.store.wake()
-        }
+    /// Comes before what is published. The turn ends after everything that was ready to be read, and before the devices get
+    /// what was published in it: that was asked for later.
+    func openTurn() {
+        guard !isTurnOpen else { return }
+        isTurnOpen = true
+        loop.execute { self.endTurn() }
     }
 
-    /// Runs `completion` on the loop: at once when it is called there, else together with others.
+    private func endTurn() {
+        isTurnOpen = false
+        store.wake()
+        let answers = self.answers
+        self.answers.removeAll(keepingCapacity: true)
+        for answer in answers { answer() }
+    }
+
+    /// Runs `completion` on the loop, together with others: at the end of the turn, or when what a commit has made durable
+    /// comes back from the log's thread.
     func complete(_ completion: @escaping Completion) {
-        if loop.inEventLoop { return completion(false) }
-        let isFirst = completed.withLock { completed in
-            completed.append(completion)
-            return completed.count == 1
+        if loop.inEventLoop {
+            answers.append(completion)
+            return openTurn()
+        }
+        let isFirst = committed.withLock { committed in
+            committed.append(completion)
+            return committed.count == 1
         }
         guard isFirst else { return }
         loop.execute {
-            let completed = self.completed.withLock { completed in
-                let all = completed
-                completed = []
+            let committed = self.committed.withLock { committed in
+                let all = committed
+                committed = []
                 return all
             }
-            for completion in completed { completion(true) }
+            for completion in committed { completion() }
         }
     }
 }
