@@ -23,7 +23,7 @@ public struct NewEvent: Sendable {
 
     public init(
         topic: String, type: String? = nil, key: String? = nil, contentType: String? = nil, payload: [UInt8] = [],
-        acceptedUnixNano: UInt64, admittedUnixNano: UInt64 = 0, producedUnixNano: UInt64? = nil,
+        acceptedUnixNano: UInt64 = 0, admittedUnixNano: UInt64 = 0, producedUnixNano: UInt64? = nil,
         traceparent: String? = nil, tracestate: String? = nil, idempotencyKey: String? = nil
     ) {
         self.topic = topic

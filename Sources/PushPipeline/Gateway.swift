@@ -2,42 +2,20 @@ import EventStreams
 import OTLP
 import Telemetry
 
-/// An event as a producer hands it in, before it has an id.
-public struct IncomingEvent: Sendable {
-    public var type: String?
-    public var key: String?
-    public var contentType: String?
-    public var payload: [UInt8]
-    public var idempotencyKey: String?
-    /// The producer's own clock.
-    public var producedUnixNano: UInt64?
-
-    public init(
-        payload: [UInt8], type: String? = nil, key: String? = nil, contentType: String? = nil,
-        idempotencyKey: String? = nil, producedUnixNano: UInt64? = nil
-    ) {
-        self.payload = payload
-        self.type = type
-        self.key = key
-        self.contentType = contentType
-        self.idempotencyKey = idempotencyKey
-        self.producedUnixNano = producedUnixNano
-    }
-}
-
 /// One request to publish: a single event, or a batch that is kept as a whole or not at all.
 public struct PublishRequest: Sendable {
     public var topic: String
     public var authorization: String?
     public var token: String?
-    public var events: [IncomingEvent]
+    /// At least one, all of `topic`; their times and trace context are the gateway's to set.
+    public var events: [NewEvent]
     /// The caller's span, from `traceparent` and `tracestate`.
     public var parent: SpanContext?
     /// When the request's last byte was there.
     public var acceptedAt: Instant
 
     public init(
-        topic: String, events: [IncomingEvent], authorization: String? = nil, token: String? = nil,
+        topic: String, events: [NewEvent], authorization: String? = nil, token: String? = nil,
         parent: SpanContext? = nil, acceptedAt: Instant
     ) {
         self.topic = topic
@@ -51,8 +29,9 @@ public struct PublishRequest: Sendable {
 
 /// Where the events of a request went.
 public struct PublishReply: Sendable {
-    /// In the order of the request.
-    public let events: [PublishedEvent]
+    public let first: PublishedEvent
+    /// The rest of a batch, in the order of the request.
+    public let others: [PublishedEvent]
     public let traceID: TraceID
 }
 
@@ -60,6 +39,11 @@ public struct PublishedEvent: Sendable {
     public let id: String
     /// An earlier event with the same idempotency key stands for this one, and the id is its.
     public let isDuplicate: Bool
+
+    init(_ receipt: AppendReceipt) {
+        id = receipt.id
+        isDuplicate = receipt.isDuplicate
+    }
 }
 
 /// Admits events to the log: credential, names, sizes and quota first, then one append.
@@ -89,7 +73,7 @@ public final class Gateway: Sendable {
     /// - Parameter wakesLog: as `wakesWriter` of the log's `append`.
     /// - Parameter completion: called once, inline for what is refused, else on the log writer's thread.
     public func publish(
-        _ request: PublishRequest, wakesLog: Bool = true,
+        _ request: consuming PublishRequest, wakesLog: Bool = true,
         completion: @escaping @Sendable (Result<PublishReply, GatewayError>) -> Void
     ) {
         let produce = tracer.startSpan("produce", kind: .producer, parent: request.parent, at: request.acceptedAt)
@@ -117,34 +101,42 @@ public final class Gateway: Sendable {
             return completion(.failure(error))
         }
         let admittedAt = Clock.now()
-        let events = newEvents(request, produce.context, admittedAt)
+        let acceptedAt = request.acceptedAt
+        let traceparent = produce.context.traceparent
+        let tracestate = produce.context.traceState.map { "\($0)" }
+        for index in request.events.indices {
+            request.events[index].acceptedUnixNano = acceptedAt.unixNano
+            request.events[index].admittedUnixNano = admittedAt.unixNano
+            request.events[index].traceparent = traceparent
+            request.events[index].tracestate = tracestate
+        }
         gate.end(at: admittedAt)
-        metrics.gateway(nanoseconds: admittedAt.unixNano - request.acceptedAt.unixNano)
+        metrics.gateway(nanoseconds: admittedAt.unixNano - acceptedAt.unixNano)
 
         let append = tracer.startSpan("stream", parent: produce.context, at: admittedAt)
         append.setStage("stream")
         append.setAttribute("tenant.id", tenant.name)
         append.setAttribute("messaging.destination.name", request.topic)
         let durability = configuration.topics[request.topic] ?? configuration.durability
-        let acceptedAt = request.acceptedAt
-        channel.stream.append(events, durability: durability, wakesWriter: wakesLog) { [metrics] result in
+        channel.stream.append(request.events, durability: durability, wakesWriter: wakesLog) { [metrics] result in
             let now = Clock.now()
             metrics.appended(
                 streamNanoseconds: now.unixNano - admittedAt.unixNano,
                 produceNanoseconds: now.unixNano - acceptedAt.unixNano)
             switch result {
             case .success(let receipts):
-                let published = receipts.map { PublishedEvent(id: $0.id, isDuplicate: $0.isDuplicate) }
-                if published.count == 1 {
-                    produce.setAttribute("messaging.message.id", published[0].id)
-                    append.setAttribute("messaging.message.id", published[0].id)
+                let first = PublishedEvent(receipts[0])
+                let others = receipts.count == 1 ? [] : receipts.dropFirst().map { PublishedEvent($0) }
+                if others.isEmpty {
+                    produce.setAttribute("messaging.message.id", first.id)
+                    append.setAttribute("messaging.message.id", first.id)
                 } else {
-                    produce.setAttribute("messaging.batch.message_count", published.count)
+                    produce.setAttribute("messaging.batch.message_count", receipts.count)
                 }
                 append.end(at: now)
                 produce.end(at: now)
-                channel.published.add(UInt64(published.count { !$0.isDuplicate }))
-                completion(.success(PublishReply(events: published, traceID: produce.context.traceID)))
+                channel.published.add(UInt64(receipts.count { !$0.isDuplicate }))
+                completion(.success(PublishReply(first: first, others: others, traceID: produce.context.traceID)))
             case .failure(let error):
                 let error = GatewayError(error)
                 append.fail(error, at: now)
@@ -176,7 +168,7 @@ public final class Gateway: Sendable {
         }
     }
 
-    private func check(_ event: IncomingEvent) throws(GatewayError) {
+    private func check(_ event: NewEvent) throws(GatewayError) {
         guard event.payload.count <= configuration.maxEventBytes else {
             throw GatewayError(
                 code: .bodyTooLarge,
@@ -198,24 +190,6 @@ public final class Gateway: Sendable {
         if let type = event.contentType {
             try EventLabels.validate(type, named: "content type", limit: EventLabels.maxTypeBytes)
         }
-    }
-
-    private func newEvents(_ request: PublishRequest, _ context: SpanContext, _ admittedAt: Instant) -> [NewEvent] {
-        let traceparent = context.traceparent
-        let tracestate = context.traceState.map { "\($0)" }
-        let incoming = request.events
-        var events: [NewEvent] = []
-        events.reserveCapacity(incoming.count)
-        for index in incoming.indices {
-            events.append(
-                NewEvent(
-                    topic: request.topic, type: incoming[index].type, key: incoming[index].key,
-                    contentType: incoming[index].contentType, payload: incoming[index].payload,
-                    acceptedUnixNano: request.acceptedAt.unixNano, admittedUnixNano: admittedAt.unixNano,
-                    producedUnixNano: incoming[index].producedUnixNano, traceparent: traceparent,
-                    tracestate: tracestate, idempotencyKey: incoming[index].idempotencyKey))
-        }
-        return events
     }
 }
 

@@ -20,6 +20,8 @@ public final class HubLoop: @unchecked Sendable {
     let offload: @Sendable (@escaping @Sendable () -> Void) -> Void
 
     var tenants: [ObjectIdentifier: LoopTenant] = [:]
+    /// Of all tenants.
+    public private(set) var subscriptionCount = 0
     var waiting: [ObjectIdentifier: Subscription] = [:]
     /// Connections that a broadcast could not serve in full: their place, and the bytes that the kernel took.
     var unserved: [(connection: LiveConnection, sentBytes: Int)] = []
@@ -87,6 +89,7 @@ public final class HubLoop: @unchecked Sendable {
         if request.wantsSnapshot { subscription.snapshot = Snapshot() }
         let key = ObjectIdentifier(subscription)
         tenant.subscriptions[key] = subscription
+        subscriptionCount += 1
         for topic in topics {
             topic.subscribers += 1
             if !subscription.isOfOneTopic { topic.followers[key] = subscription }
@@ -112,6 +115,7 @@ public final class HubLoop: @unchecked Sendable {
             subscription.session, reached: reachedOffset, atUnixNano: Clock.now().unixNano, reason: reason,
             isHandedOver: subscription.handedOver != nil)
         tenant.subscriptions[ObjectIdentifier(subscription)] = nil
+        subscriptionCount -= 1
         tenant.matchers[ObjectIdentifier(subscription)] = nil
         for topic in subscription.topics {
             topic.subscribers -= 1

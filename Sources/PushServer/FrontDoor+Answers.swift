@@ -8,13 +8,11 @@ import Telemetry
 /// What the front door answers by itself.
 extension FrontDoor {
     /// The answer of a publish request.
-    func answer(
-        _ result: Result<PublishReply, GatewayError>, keepsOpen: Bool, _ context: ChannelHandlerContext
-    ) {
-        guard case .publishing = state else { return }
+    func answer(_ result: Result<PublishReply, GatewayError>, _ context: ChannelHandlerContext) {
+        guard case .publishing(let keepsOpen) = state else { return }
         switch result {
         case .success(let reply):
-            let event = reply.events[0]
+            let event = reply.first
             respond(
                 status: 202, type: "application/json", traceID: reply.traceID, bodyLimit: 128 + event.id.utf8.count,
                 keepsOpen: keepsOpen, context

@@ -17,8 +17,8 @@ import Telemetry
 ///   the bytes read so far, for the rest of its life.
 ///
 /// All of it belongs to the connection's loop, and no change of `state` or `received` calls out while it lasts: what the
-/// compiler would check at run time at each access (`@exclusivity(unchecked)`) holds.
-final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
+/// compiler would check at run time at each access (`@exclusivity(unchecked)`) holds, and it is `@unchecked Sendable`.
+final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler, @unchecked Sendable {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
@@ -26,7 +26,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         case readingHead
         case readingBody(RequestHead, topic: String)
         /// The answer of a publish request is not there yet.
-        case publishing
+        case publishing(keepsOpen: Bool)
         case stream(StreamConnection, StreamPlace)
         case handedOver
         case closed
@@ -35,6 +35,8 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     let server: ServerCore
     private let hubLoop: HubLoop
     private let lane: PublishLane
+    /// Nil before and after its time in the pipeline.
+    @exclusivity(unchecked) private var context: ChannelHandlerContext?
     let connection: Connection
     /// Below this one, where the connection has it.
     private let tls: TLSHandler?
@@ -73,6 +75,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
     // MARK: Channel events
 
     func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
         timer = PaceTimer(server.paceKeeper(of: context.eventLoop)) { end in
             let (door, context) = bound.value
@@ -80,7 +83,10 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
-    func handlerRemoved(context: ChannelHandlerContext) { stopTiming() }
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.context = nil
+        stopTiming()
+    }
 
     func stopTiming() {
         timer?.cancel()
@@ -231,8 +237,9 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             case .readingBody(let head, let topic):
                 guard received.readableBytes >= head.contentLength ?? 0 else { return }
                 let payload = received.readBytes(length: head.contentLength ?? 0) ?? []
-                if received.readableBytes == 0 { received.clear() }
-                state = .publishing
+                // Given back, the channel reads into it again.
+                if received.readableBytes == 0 { received = ByteBuffer() }
+                state = .publishing(keepsOpen: !head.wantsClose && !server.isDraining.load(ordering: .relaxed))
                 timer?.pace.enter(.busy, now: .now())
                 publish(head, topic: topic, payload: payload, context)
                 if case .publishing = state { return }
@@ -310,7 +317,6 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
 
     private func publish(_ head: RequestHead, topic: String, payload: [UInt8], _ context: ChannelHandlerContext) {
         let acceptedAt = Clock.now()
-        let keepsOpen = !head.wantsClose && !server.isDraining.load(ordering: .relaxed)
         guard let fields = RequestFields(head) else {
             return refuse(
                 .invalidParameter("the query is not valid percent-encoding"), as: .answered, route: .publish, context)
@@ -319,25 +325,27 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler {
             return refuse(
                 .invalidParameter("the path is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
-        let event: IncomingEvent
+        let event: NewEvent
         do throws(GatewayError) {
-            event = try fields.event(payload: payload)
+            event = try fields.event(topic: topic, payload: payload)
         } catch {
-            return answer(.failure(error), keepsOpen: keepsOpen, context)
+            return answer(.failure(error), context)
         }
-        let request = PublishRequest(
-            topic: topic, events: [event], authorization: fields.authorization, token: fields.token,
-            parent: fields.parent, acceptedAt: acceptedAt)
-        let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-        let lane = lane
         lane.openTurn()
-        server.gateway.publish(request, wakesLog: false) { result in
-            lane.complete {
-                let (door, context) = bound.value
-                door.answer(result, keepsOpen: keepsOpen, context)
-                door.proceed(context)
-            }
+        server.gateway.publish(
+            PublishRequest(
+                topic: topic, events: [event], authorization: fields.authorization, token: fields.token,
+                parent: fields.parent, acceptedAt: acceptedAt), wakesLog: false
+        ) { result in
+            self.lane.complete(self, result)
         }
+    }
+
+    /// The log, or the gateway's refusal, has come back.
+    func answerPublish(_ result: Result<PublishReply, GatewayError>) {
+        guard let context else { return }
+        answer(result, context)
+        proceed(context)
     }
 
     // MARK: Streams

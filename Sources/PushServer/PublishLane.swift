@@ -1,5 +1,6 @@
 import EventStreams
 import NIOCore
+import PushPipeline
 import Synchronization
 
 /// One loop's way to the log and back. What its connections publish in one turn of the loop reaches the log's writer
@@ -8,22 +9,33 @@ import Synchronization
 ///
 /// Everything but `complete` is for the loop only, which guards it: `@unchecked Sendable`.
 final class PublishLane: @unchecked Sendable {
-    typealias Completion = @Sendable () -> Void
+    private struct Answer: Sendable {
+        let door: FrontDoor
+        let result: Result<PublishReply, GatewayError>
+    }
 
     private let loop: any EventLoop
+    private let hubLoop: HubLoop
     private let store: EmbeddedEventStore
     private var isTurnOpen = false
-    /// Of requests that were answered in the turn in which they came.
-    private var answers: [Completion] = []
-    private let committed = Mutex<[Completion]>([])
+    /// To requests that need no disk.
+    private var answers: [Answer] = []
+    private let committed = Mutex<[Answer]>([])
+    /// Lends its space to the two above while they are worked off.
+    private var leaving: [Answer] = []
 
-    init(loop: any EventLoop, store: EmbeddedEventStore) {
+    /// Up to so many devices get an event before its publisher is answered, so that they do not wait for what answering
+    /// sets in motion. To more of them sending would take longer than the answer should.
+    static let fewDevices = 16
+
+    init(loop: any EventLoop, hubLoop: HubLoop, store: EmbeddedEventStore) {
         self.loop = loop
+        self.hubLoop = hubLoop
         self.store = store
     }
 
-    /// Comes before what is published. The turn ends after everything that was ready to be read, and before the devices get
-    /// what was published in it: that was asked for later.
+    /// Comes before what is published. The turn ends after everything that was ready to be read; whatever is published in
+    /// it has its deliveries queued behind that end.
     func openTurn() {
         guard !isTurnOpen else { return }
         isTurnOpen = true
@@ -32,31 +44,40 @@ final class PublishLane: @unchecked Sendable {
 
     private func endTurn() {
         isTurnOpen = false
-        store.wake()
-        let answers = self.answers
-        self.answers.removeAll(keepingCapacity: true)
-        for answer in answers { answer() }
+        if (1...Self.fewDevices).contains(hubLoop.subscriptionCount) {
+            loop.execute { self.finishTurn() }
+        } else {
+            finishTurn()
+        }
     }
 
-    /// Runs `completion` on the loop, together with others: at the end of the turn, or when what a commit has made durable
-    /// comes back from the log's thread.
-    func complete(_ completion: @escaping Completion) {
+    private func finishTurn() {
+        swap(&answers, &leaving)
+        answerLeaving()
+        store.wake()
+    }
+
+    private func answerLeaving() {
+        for answer in leaving { answer.door.answerPublish(answer.result) }
+        leaving.removeAll(keepingCapacity: true)
+    }
+
+    /// Answers on the loop, together with others: at the end of the turn, or when what a commit has made durable comes back
+    /// from the log's thread.
+    func complete(_ door: FrontDoor, _ result: Result<PublishReply, GatewayError>) {
+        let answer = Answer(door: door, result: result)
         if loop.inEventLoop {
-            answers.append(completion)
+            answers.append(answer)
             return openTurn()
         }
         let isFirst = committed.withLock { committed in
-            committed.append(completion)
+            committed.append(answer)
             return committed.count == 1
         }
         guard isFirst else { return }
         loop.execute {
-            let committed = self.committed.withLock { committed in
-                let all = committed
-                committed = []
-                return all
-            }
-            for completion in committed { completion() }
+            self.committed.withLock { swap(&$0, &self.leaving) }
+            self.answerLeaving()
         }
     }
 }

@@ -20,13 +20,13 @@ struct PublishRoute {
         let body = try await request.body.collect(upTo: isBatch ? limits.maxBatchBytes : limits.maxEventBytes)
         let acceptedAt = Clock.now()
         let bytes = Array(buffer: body)
-        let events: [IncomingEvent]
+        let events: [NewEvent]
         if type.hasPrefix("application/x-ndjson") {
-            events = try Self.lines(bytes, fields)
+            events = try Self.lines(bytes, topic, fields)
         } else if type.hasPrefix("application/cloudevents") {
-            events = try CloudEvents.parse(bytes, isBatch: isBatch)
+            events = try CloudEvents.parse(bytes, topic, isBatch: isBatch)
         } else {
-            events = [try fields.event(payload: bytes)]
+            events = [try fields.event(topic: topic, payload: bytes)]
         }
         let publish = PublishRequest(
             topic: topic, events: events, authorization: fields.authorization, token: fields.token,
@@ -38,12 +38,14 @@ struct PublishRoute {
     }
 
     /// One event a line; empty lines are passed over. An idempotency key covers the batch: each line gets its own.
-    private static func lines(_ bytes: [UInt8], _ fields: RequestFields) throws(GatewayError) -> [IncomingEvent] {
-        var events: [IncomingEvent] = []
+    private static func lines(
+        _ bytes: [UInt8], _ topic: String, _ fields: RequestFields
+    ) throws(GatewayError) -> [NewEvent] {
+        var events: [NewEvent] = []
         for line in bytes.split(separator: UInt8(ascii: "\n")) {
             let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
             guard !line.isEmpty else { continue }
-            var event = try fields.event(payload: Array(line))
+            var event = try fields.event(topic: topic, payload: Array(line))
             event.contentType = "application/json"
             event.idempotencyKey = event.idempotencyKey.map { "\($0)/\(events.count)" }
             events.append(event)
@@ -61,12 +63,13 @@ struct PublishRoute {
         if isBatch {
             json.key("ids")
             json.beginArray()
-            for event in reply.events { json.value(event.id) }
+            let events = CollectionOfOne(reply.first) + reply.others
+            for event in events { json.value(event.id) }
             json.endArray()
-            json.field("duplicates", UInt64(reply.events.count { $0.isDuplicate }))
+            json.field("duplicates", UInt64(events.count { $0.isDuplicate }))
         } else {
-            json.field("id", reply.events[0].id)
-            if reply.events[0].isDuplicate { json.field("duplicate", true) }
+            json.field("id", reply.first.id)
+            if reply.first.isDuplicate { json.field("duplicate", true) }
         }
         json.field("trace_id", traceID)
         json.endObject()
@@ -81,7 +84,7 @@ struct PublishRoute {
 /// `subject` the event key, `time` the producer's clock. The whole envelope is the payload, so that a device gets it as
 /// it was sent.
 enum CloudEvents {
-    static func parse(_ bytes: [UInt8], isBatch: Bool) throws(GatewayError) -> [IncomingEvent] {
+    static func parse(_ bytes: [UInt8], _ topic: String, isBatch: Bool) throws(GatewayError) -> [NewEvent] {
         let parsed: Any
         do { parsed = try JSONSerialization.jsonObject(with: Data(bytes)) } catch {
             throw GatewayError(code: .invalidBody, cause: "the body is not JSON")
@@ -96,7 +99,7 @@ enum CloudEvents {
         } else {
             envelopes = [parsed]
         }
-        var events: [IncomingEvent] = []
+        var events: [NewEvent] = []
         for (index, envelope) in envelopes.enumerated() {
             guard let fields = envelope as? [String: Any], fields["specversion"] as? String == "1.0",
                 let id = fields["id"] as? String, let source = fields["source"] as? String,
@@ -117,9 +120,9 @@ enum CloudEvents {
             } else {
                 payload = bytes
             }
-            var event = IncomingEvent(
-                payload: payload, type: type, key: fields["subject"] as? String,
-                contentType: "application/cloudevents+json", idempotencyKey: "\(source)#\(id)")
+            var event = NewEvent(
+                topic: topic, type: type, key: fields["subject"] as? String,
+                contentType: "application/cloudevents+json", payload: payload, idempotencyKey: "\(source)#\(id)")
             if let time = fields["time"] as? String {
                 guard let produced = RFC3339.unixNano(time) else {
                     throw GatewayError(

@@ -58,10 +58,10 @@ struct RequestFields {
     var token: String? { query.first("token") }
 
     /// The event that a plain publish request carries.
-    func event(payload: [UInt8]) throws(GatewayError) -> IncomingEvent {
-        var event = IncomingEvent(
-            payload: payload, type: self[.eventType], key: self[.eventKey],
-            contentType: self[.contentType], idempotencyKey: self[.idempotencyKey])
+    func event(topic: String, payload: [UInt8]) throws(GatewayError) -> NewEvent {
+        var event = NewEvent(
+            topic: topic, type: self[.eventType], key: self[.eventKey], contentType: self[.contentType],
+            payload: payload, idempotencyKey: self[.idempotencyKey])
         if let time = self[.eventTime] {
             guard let produced = RFC3339.unixNano(time) else {
                 throw GatewayError(

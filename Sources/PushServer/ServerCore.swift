@@ -42,7 +42,10 @@ final class ServerCore: Sendable {
         paceKeepers = Dictionary(
             uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PaceKeeper(loop: $0, limits: paceLimits)) })
         publishLanes = Dictionary(
-            uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PublishLane(loop: $0, store: store)) })
+            uniqueKeysWithValues: loops.map { loop in
+                let lane = PublishLane(loop: loop, hubLoop: Self.hubLoop(of: loop, hub), store: store)
+                return (ObjectIdentifier(loop), lane)
+            })
         publishes = metrics.requests(route: Route.publish.rawValue, status: 202)
         streams = metrics.requests(route: Route.listen.rawValue, status: 200)
         self.tls = tls
@@ -73,8 +76,10 @@ final class ServerCore: Sendable {
     }
 
     /// The hub's part on a connection's loop, which is one of the server's.
-    func hubLoop(of channel: any Channel) -> HubLoop {
-        let found = hub.loops.first { ($0.loop as? NIODeliveryLoop)?.eventLoop === channel.eventLoop }
+    func hubLoop(of channel: any Channel) -> HubLoop { Self.hubLoop(of: channel.eventLoop, hub) }
+
+    private static func hubLoop(of loop: any EventLoop, _ hub: Hub) -> HubLoop {
+        let found = hub.loops.first { ($0.loop as? NIODeliveryLoop)?.eventLoop === loop }
         guard let found else { preconditionFailure("a connection on a loop that is not the server's") }
         return found
     }
