@@ -21,6 +21,7 @@ public struct NewEvent: Sendable {
     /// Claimed atomically with the append; unique per tenant within the idempotency window.
     public var idempotencyKey: String?
 
+    @inlinable
     public init(
         topic: String, type: String? = nil, key: String? = nil, contentType: String? = nil, payload: [UInt8] = [],
         acceptedUnixNano: UInt64 = 0, admittedUnixNano: UInt64 = 0, producedUnixNano: UInt64? = nil,

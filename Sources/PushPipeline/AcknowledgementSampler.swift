@@ -94,7 +94,7 @@ final class AcknowledgementSampler {
         for var question in questions {
             // Its descriptor may be another connection's by now.
             if question.subscription.state == .closed {
-                metrics.acknowledgements("closed")
+                metrics.closedUnconfirmed.add()
                 continue
             }
             guard question.nextUnixNano <= now, tokens >= 1 else {
@@ -107,7 +107,7 @@ final class AcknowledgementSampler {
             {
                 confirm(question.event, question.subscription, info, now, since: question.askedUnixNano)
             } else if now - question.askedUnixNano > Self.patienceNano {
-                metrics.acknowledgements("unconfirmed")
+                metrics.unconfirmed.add()
             } else {
                 question.waitNano = min(2 * question.waitNano, Self.maxWaitNano)
                 question.nextUnixNano = now + question.waitNano
@@ -125,7 +125,7 @@ final class AcknowledgementSampler {
         _ event: StoredEvent, _ subscription: Subscription, _ info: TCPProgress, _ now: UInt64, since asked: UInt64
     ) {
         let at = max(asked, now - min(now, UInt64(info.sinceAcknowledgementMilliseconds) * 1_000_000))
-        metrics.acknowledgements("acknowledged")
+        metrics.acknowledged.add()
         subscription.tenant.journal.acknowledged(
             Acknowledgement(offset: event.offset, session: subscription.session.number, atUnixNano: at))
         recorder.acknowledged(event, by: subscription, atUnixNano: at)

@@ -46,6 +46,23 @@ public struct PublishedEvent: Sendable {
     }
 }
 
+/// What has become of a request: the log's answer, or the gateway's. Its spans and metrics are still to be written, which
+/// `Gateway.conclude` does once what waits for the event has it.
+public struct PublishOutcome: Sendable {
+    enum Outcome: Sendable {
+        case refused(GatewayError)
+        case admitted(at: Instant, TenantChannel, Result<[AppendReceipt], StreamError>)
+    }
+
+    let topic: String
+    /// Nil where the credential is not known.
+    let tenant: Tenant?
+    let produce: Span
+    let acceptedAt: Instant
+    let completedAt: Instant
+    let result: Outcome
+}
+
 /// Admits events to the log: credential, names, sizes and quota first, then one append.
 ///
 /// Three spans tell where the time went: *produce*, the whole request; *gateway*, the checks; *stream*, the append until
@@ -68,40 +85,33 @@ public final class Gateway: Sendable {
         self.metrics = metrics
     }
 
-    /// Never blocks on the disk.
+    /// Never blocks on the disk. Does what delivery waits for, and leaves the account to `conclude`.
     ///
     /// - Parameter wakesLog: as `wakesWriter` of the log's `append`.
-    /// - Parameter completion: called once, inline for what is refused, else on the log writer's thread.
+    /// - Parameter completion: called once, inline for what is refused or needs no disk, else on the log writer's thread.
     public func publish(
         _ request: consuming PublishRequest, wakesLog: Bool = true,
-        completion: @escaping @Sendable (Result<PublishReply, GatewayError>) -> Void
+        completion: @escaping @Sendable (PublishOutcome) -> Void
     ) {
         let produce = tracer.startSpan("produce", kind: .producer, parent: request.parent, at: request.acceptedAt)
-        produce.setStage("produce")
-        produce.setAttribute("messaging.operation.type", "send")
-        produce.setAttribute("messaging.destination.name", request.topic)
-        let gate = tracer.startSpan("gateway", parent: produce.context, at: request.acceptedAt)
-        gate.setStage("gateway")
-        gate.setAttribute("messaging.destination.name", request.topic)
-        let tenant: Tenant
+        let topic = request.topic
+        let acceptedAt = request.acceptedAt
+        var tenant: Tenant?
         let channel: TenantChannel
         do throws(GatewayError) {
-            tenant = try directory.tenant(authorization: request.authorization, token: request.token)
-            produce.setAttribute("tenant.id", tenant.name)
-            gate.setAttribute("tenant.id", tenant.name)
-            try check(request, tenant)
-            do { channel = try hub.channel(for: tenant) } catch {
+            let found = try directory.tenant(authorization: request.authorization, token: request.token)
+            tenant = found
+            try check(request, found)
+            do { channel = try hub.channel(for: found) } catch {
                 throw GatewayError(code: .unavailable, cause: "\(error)", retryAfter: .seconds(5))
             }
         } catch {
-            let now = Clock.now()
-            gate.fail(error, at: now)
-            produce.fail(error, at: now)
-            metrics.gateway(nanoseconds: now.unixNano - request.acceptedAt.unixNano)
-            return completion(.failure(error))
+            return completion(
+                PublishOutcome(
+                    topic: topic, tenant: tenant, produce: produce, acceptedAt: acceptedAt, completedAt: Clock.now(),
+                    result: .refused(error)))
         }
         let admittedAt = Clock.now()
-        let acceptedAt = request.acceptedAt
         let traceparent = produce.context.traceparent
         let tracestate = produce.context.traceState.map { "\($0)" }
         for index in request.events.indices {
@@ -110,19 +120,38 @@ public final class Gateway: Sendable {
             request.events[index].traceparent = traceparent
             request.events[index].tracestate = tracestate
         }
-        gate.end(at: admittedAt)
-        metrics.gateway(nanoseconds: admittedAt.unixNano - acceptedAt.unixNano)
+        let durability = configuration.topics[topic] ?? configuration.durability
+        channel.stream.append(request.events, durability: durability, wakesWriter: wakesLog) { result in
+            completion(
+                PublishOutcome(
+                    topic: topic, tenant: channel.tenant, produce: produce, acceptedAt: acceptedAt,
+                    completedAt: Clock.now(), result: .admitted(at: admittedAt, channel, result)))
+        }
+    }
 
-        let append = tracer.startSpan("stream", parent: produce.context, at: admittedAt)
-        append.setStage("stream")
-        append.setAttribute("tenant.id", tenant.name)
-        append.setAttribute("messaging.destination.name", request.topic)
-        let durability = configuration.topics[request.topic] ?? configuration.durability
-        channel.stream.append(request.events, durability: durability, wakesWriter: wakesLog) { [metrics] result in
-            let now = Clock.now()
+    /// Writes the spans and the metrics of a request, and makes its reply. To be called once for each outcome.
+    public func conclude(_ outcome: PublishOutcome) -> Result<PublishReply, GatewayError> {
+        let produce = outcome.produce
+        let completedAt = outcome.completedAt
+        let acceptedAt = outcome.acceptedAt
+        describe(produce, as: "produce", outcome)
+        produce.setAttribute("messaging.operation.type", "send")
+        let gate = tracer.startSpan("gateway", parent: produce.context, at: acceptedAt)
+        describe(gate, as: "gateway", outcome)
+        switch outcome.result {
+        case .refused(let error):
+            metrics.gateway(nanoseconds: completedAt.unixNano - acceptedAt.unixNano)
+            gate.fail(error, at: completedAt)
+            produce.fail(error, at: completedAt)
+            return .failure(error)
+        case .admitted(let admittedAt, let channel, let result):
+            metrics.gateway(nanoseconds: admittedAt.unixNano - acceptedAt.unixNano)
             metrics.appended(
-                streamNanoseconds: now.unixNano - admittedAt.unixNano,
-                produceNanoseconds: now.unixNano - acceptedAt.unixNano)
+                streamNanoseconds: completedAt.unixNano - admittedAt.unixNano,
+                produceNanoseconds: completedAt.unixNano - acceptedAt.unixNano)
+            gate.end(at: admittedAt)
+            let append = tracer.startSpan("stream", parent: produce.context, at: admittedAt)
+            describe(append, as: "stream", outcome)
             switch result {
             case .success(let receipts):
                 let first = PublishedEvent(receipts[0])
@@ -133,17 +162,24 @@ public final class Gateway: Sendable {
                 } else {
                     produce.setAttribute("messaging.batch.message_count", receipts.count)
                 }
-                append.end(at: now)
-                produce.end(at: now)
+                append.end(at: completedAt)
+                produce.end(at: completedAt)
                 channel.published.add(UInt64(receipts.count { !$0.isDuplicate }))
-                completion(.success(PublishReply(first: first, others: others, traceID: produce.context.traceID)))
+                return .success(PublishReply(first: first, others: others, traceID: produce.context.traceID))
             case .failure(let error):
                 let error = GatewayError(error)
-                append.fail(error, at: now)
-                produce.fail(error, at: now)
-                completion(.failure(error))
+                append.fail(error, at: completedAt)
+                produce.fail(error, at: completedAt)
+                return .failure(error)
             }
         }
+    }
+
+    /// The attributes that every stage of a request has.
+    private func describe(_ span: Span, as stage: StaticString, _ outcome: PublishOutcome) {
+        span.setStage(stage)
+        span.setAttribute("messaging.destination.name", outcome.topic)
+        if let tenant = outcome.tenant { span.setAttribute("tenant.id", tenant.name) }
     }
 
     private func check(_ request: PublishRequest, _ tenant: Tenant) throws(GatewayError) {
@@ -200,7 +236,7 @@ extension Span {
         setAttribute("messaging.system", "isotherm")
     }
 
-    func fail(_ error: GatewayError, at instant: Instant) {
+    fileprivate func fail(_ error: GatewayError, at instant: Instant) {
         setAttribute("error.type", error.code.rawValue)
         setStatus(.error, error.cause)
         end(at: instant)

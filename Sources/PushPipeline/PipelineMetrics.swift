@@ -38,7 +38,10 @@ public final class PipelineMetrics: Sendable {
     private let quotaRejections: CounterFamily
     private let resetEvents: CounterFamily
     private let receiptsReceived: CounterFamily
-    private let acknowledgementOutcomes: CounterFamily
+    /// What became of the samples.
+    let acknowledged: Counter
+    let unconfirmed: Counter
+    let closedUnconfirmed: Counter
     let eventsConflated: Counter
     private let clockUncertainty: Histogram
     private let clocksSet: Counter
@@ -89,9 +92,12 @@ public final class PipelineMetrics: Sendable {
             "isotherm_resets_total", help: "Cursors that could not be continued, by reason.", labels: ["reason"])
         receiptsReceived = registry.counter(
             "isotherm_receipts_total", help: "Devices' receipts by outcome.", labels: ["outcome"])
-        acknowledgementOutcomes = registry.counter(
+        let acknowledgements = registry.counter(
             "isotherm_acknowledgements_total",
             help: "Deliveries that were followed until the device's kernel had them, by outcome.", labels: ["outcome"])
+        acknowledged = acknowledgements.with("acknowledged")
+        unconfirmed = acknowledgements.with("unconfirmed")
+        closedUnconfirmed = acknowledgements.with("closed")
         eventsConflated = registry.counter(
             "isotherm_events_conflated_total",
             help: "Events that were not sent to a device that was behind, since a later one with the same key was.")
@@ -101,7 +107,6 @@ public final class PipelineMetrics: Sendable {
             bounds: Self.durationBounds)
         clocksSet = registry.counter(
             "isotherm_device_clock_steps_total", help: "Devices' clocks that contradicted what was known of them.")
-        for outcome in ["acknowledged", "unconfirmed", "closed"] { _ = acknowledgementOutcomes.with(outcome) }
         for reason in ["too_old", "foreign"] { _ = resetEvents.with(reason) }
         for outcome in ["accepted", "rejected"] { _ = receiptsReceived.with(outcome) }
     }
@@ -144,8 +149,6 @@ public final class PipelineMetrics: Sendable {
     }
 
     public func resets(_ reason: String) { resetEvents.with(reason).add() }
-
-    func acknowledgements(_ outcome: String) { acknowledgementOutcomes.with(outcome).add() }
 
     public func deviceClock(_ clock: DeviceClock, wasSet: Bool) {
         if let estimate = clock.estimate { clockUncertainty.record(nanoseconds: estimate.uncertaintyNano) }

@@ -325,19 +325,19 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler, @unchecke
             return refuse(
                 .invalidParameter("the path is not valid percent-encoding"), as: .answered, route: .publish, context)
         }
-        let event: NewEvent
+        let events: [NewEvent]
         do throws(GatewayError) {
-            event = try fields.event(topic: topic, payload: payload)
+            events = [try fields.event(topic: topic, payload: payload)]
         } catch {
             return answer(.failure(error), context)
         }
         lane.openTurn()
         server.gateway.publish(
             PublishRequest(
-                topic: topic, events: [event], authorization: fields.authorization, token: fields.token,
+                topic: topic, events: events, authorization: fields.authorization, token: fields.token,
                 parent: fields.parent, acceptedAt: acceptedAt), wakesLog: false
-        ) { result in
-            self.lane.complete(self, result)
+        ) { outcome in
+            self.lane.complete(self, outcome)
         }
     }
 

@@ -11,11 +11,12 @@ import Synchronization
 final class PublishLane: @unchecked Sendable {
     private struct Answer: Sendable {
         let door: FrontDoor
-        let result: Result<PublishReply, GatewayError>
+        let outcome: PublishOutcome
     }
 
     private let loop: any EventLoop
     private let hubLoop: HubLoop
+    private let gateway: Gateway
     private let store: EmbeddedEventStore
     private var isTurnOpen = false
     /// To requests that need no disk.
@@ -28,9 +29,10 @@ final class PublishLane: @unchecked Sendable {
     /// sets in motion. To more of them sending would take longer than the answer should.
     static let fewDevices = 16
 
-    init(loop: any EventLoop, hubLoop: HubLoop, store: EmbeddedEventStore) {
+    init(loop: any EventLoop, hubLoop: HubLoop, gateway: Gateway, store: EmbeddedEventStore) {
         self.loop = loop
         self.hubLoop = hubLoop
+        self.gateway = gateway
         self.store = store
     }
 
@@ -58,14 +60,14 @@ final class PublishLane: @unchecked Sendable {
     }
 
     private func answerLeaving() {
-        for answer in leaving { answer.door.answerPublish(answer.result) }
+        for answer in leaving { answer.door.answerPublish(gateway.conclude(answer.outcome)) }
         leaving.removeAll(keepingCapacity: true)
     }
 
     /// Answers on the loop, together with others: at the end of the turn, or when what a commit has made durable comes back
     /// from the log's thread.
-    func complete(_ door: FrontDoor, _ result: Result<PublishReply, GatewayError>) {
-        let answer = Answer(door: door, result: result)
+    func complete(_ door: FrontDoor, _ outcome: PublishOutcome) {
+        let answer = Answer(door: door, outcome: outcome)
         if loop.inEventLoop {
             answers.append(answer)
             return openTurn()

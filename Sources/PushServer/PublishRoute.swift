@@ -31,10 +31,10 @@ struct PublishRoute {
         let publish = PublishRequest(
             topic: topic, events: events, authorization: fields.authorization, token: fields.token,
             parent: fields.parent, acceptedAt: acceptedAt)
-        let reply = try await withCheckedContinuation { continuation in
+        let outcome = await withCheckedContinuation { continuation in
             core.gateway.publish(publish) { continuation.resume(returning: $0) }
-        }.get()
-        return Self.response(reply, isBatch: isBatch)
+        }
+        return Self.response(try core.gateway.conclude(outcome).get(), isBatch: isBatch)
     }
 
     /// One event a line; empty lines are passed over. An idempotency key covers the batch: each line gets its own.

@@ -43,7 +43,8 @@ final class ServerCore: Sendable {
             uniqueKeysWithValues: loops.map { (ObjectIdentifier($0), PaceKeeper(loop: $0, limits: paceLimits)) })
         publishLanes = Dictionary(
             uniqueKeysWithValues: loops.map { loop in
-                let lane = PublishLane(loop: loop, hubLoop: Self.hubLoop(of: loop, hub), store: store)
+                let hubLoop = Self.hubLoop(of: loop, hub)
+                let lane = PublishLane(loop: loop, hubLoop: hubLoop, gateway: gateway, store: store)
                 return (ObjectIdentifier(loop), lane)
             })
         publishes = metrics.requests(route: Route.publish.rawValue, status: 202)
