@@ -24,6 +24,20 @@ struct DeliveryTests {
         }
     }
 
+    @Test("a few devices have an event by the time its publisher is answered")
+    func fewFirst() throws {
+        let server = try IsothermProcess(
+            arguments: ["--set", "gateway.durability=memory", "--set", "threads=1"])
+        let devices = try (0..<16).map { _ in try Device(port: server.port, "/v1/events/t") }
+        try server.publish("t", "soon")
+        for device in devices { #expect(device.text(milliseconds: 0).contains("data: soon\n")) }
+        // One more, and the publisher is answered first; they get it all the same.
+        let another = try Device(port: server.port, "/v1/events/t")
+        try server.publish("t", "later")
+        for device in devices { #expect(try device.events(2).map(\.data) == ["soon", "later"]) }
+        #expect(try another.events(1)[0].data == "later")
+    }
+
     @Test("a payload of several lines, with lone carriage returns, comes as lines of data")
     func lines() throws {
         let server = try IsothermProcess()

@@ -47,6 +47,8 @@ final class Device {
 
     /// Everything that has come so far, and within a time from now.
     func text(milliseconds: Int) -> String {
+        // What was left behind the head, and what the kernel has.
+        for _ in 0..<2 { receive(milliseconds: 0) }
         let deadline = ContinuousClock.now + .milliseconds(milliseconds)
         while ContinuousClock.now < deadline { receive(milliseconds: 50) }
         return String(decoding: stream, as: UTF8.self)
