@@ -33,7 +33,7 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler, @unchecke
     }
 
     let server: ServerCore
-    private let hubLoop: HubLoop
+    private var hubLoop: HubLoop { lane.hubLoop }
     private let lane: PublishLane
     /// Nil before and after its time in the pipeline.
     @exclusivity(unchecked) private var context: ChannelHandlerContext?
@@ -61,12 +61,10 @@ final class FrontDoor: ChannelInboundHandler, RemovableChannelHandler, @unchecke
     @exclusivity(unchecked) var queuedAnswers = 0
 
     init(
-        server: ServerCore, hubLoop: HubLoop, lane: PublishLane, connection: Connection, tls: TLSHandler?,
-        codecs: GeneralCodecs
+        server: ServerCore, lane: PublishLane, connection: Connection, tls: TLSHandler?, codecs: GeneralCodecs
     ) {
         self.tls = tls
         self.server = server
-        self.hubLoop = hubLoop
         self.lane = lane
         self.connection = connection
         self.codecs = codecs

@@ -15,7 +15,7 @@ final class PublishLane: @unchecked Sendable {
     }
 
     private let loop: any EventLoop
-    private let hubLoop: HubLoop
+    let hubLoop: HubLoop
     private let gateway: Gateway
     private let store: EmbeddedEventStore
     private var isTurnOpen = false

@@ -266,16 +266,16 @@ public final class PushServer: Service {
         return try await ServerBootstrap(group: loops)
             .serverChannelOption(.backlog, value: 4_096)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            // What is accepted inherits it.
+            .serverChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .serverChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
                         AcceptGuard(registry: core.connections, errors: core.acceptErrors))
                 }
             }
-            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    let hubLoop = core.hubLoop(of: channel)
                     guard let connection = core.connections.open(channel) else { throw ChannelError.eof }
                     // The channel keeps its last buffer for as long as it lives: a stream one that held its request's head.
                     // Reads that fill it make the next one larger.
@@ -286,8 +286,8 @@ public final class PushServer: Service {
                     let secured = try tls.map { try TLSHandler(store: $0, connection: connection) }
                     if let secured { try pipeline.addHandler(secured) }
                     let door = FrontDoor(
-                        server: core, hubLoop: hubLoop, lane: core.publishLane(of: channel.eventLoop),
-                        connection: connection, tls: secured, codecs: codecs)
+                        server: core, lane: core.publishLane(of: channel.eventLoop), connection: connection,
+                        tls: secured, codecs: codecs)
                     try pipeline.addHandler(door)
                 }
             }

@@ -76,9 +76,7 @@ final class ServerCore: Sendable {
         }
     }
 
-    /// The hub's part on a connection's loop, which is one of the server's.
-    func hubLoop(of channel: any Channel) -> HubLoop { Self.hubLoop(of: channel.eventLoop, hub) }
-
+    /// The hub's part on a loop, which is one of the server's.
     private static func hubLoop(of loop: any EventLoop, _ hub: Hub) -> HubLoop {
         let found = hub.loops.first { ($0.loop as? NIODeliveryLoop)?.eventLoop === loop }
         guard let found else { preconditionFailure("a connection on a loop that is not the server's") }

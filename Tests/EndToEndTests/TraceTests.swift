@@ -133,6 +133,19 @@ struct TraceTests {
         #expect(output.text.contains(/received by B +600/), "\(output.text)")
     }
 
+    @Test(
+        "a span for each delivery gets a queue for bursts, unless the environment says how large",
+        arguments: [("summary", nil, 2_048), ("all", nil, 16_384), ("all", "4000", 4_000)] as [(String, String?, Int)])
+    func queue(spans: String, given: String?, capacity: Int) throws {
+        var environment = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"]
+        environment["OTEL_BSP_MAX_QUEUE_SIZE"] = given
+        let server = try IsothermProcess(
+            arguments: ["--set", "delivery.spans=\(spans)"], environment: environment)
+        let line = try HTTP.get("/metrics", port: server.port).body.split(separator: "\n")
+            .first { $0.hasPrefix("otel_sdk_processor_span_queue_capacity{") }
+        #expect(line?.hasSuffix(" \(capacity)") == true, "\(line ?? "no such metric")")
+    }
+
     @Test("a collector that is away costs no event, and every span is accounted for")
     func collectorAway() throws {
         let server = try IsothermProcess(environment: [

@@ -43,10 +43,19 @@ struct SettingsReader {
                 throw SettingError("\(setting.key): \(error)")
             }
         }
+        if configuration.delivery.spans == .all { makeRoomForBursts(&configuration.telemetry) }
         try readTopics(entries, &configuration)
         try readTenants(entries, &configuration)
         warnings += unknownVariables(settings)
         return Result(configuration: configuration, warnings: warnings)
+    }
+
+    /// With a span for each delivery, a broadcast to 10,000 devices of a loop makes as many at once, and each request to the
+    /// collector costs as much as hundreds of spans.
+    private func makeRoomForBursts(_ telemetry: inout TelemetryConfiguration) {
+        func isSet(_ name: String) -> Bool { environment[name, default: ""].isEmpty == false }
+        if !isSet("OTEL_BSP_MAX_QUEUE_SIZE") { telemetry.maxQueueSize = 16_384 }
+        if !isSet("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") { telemetry.maxExportBatchSize = 4_096 }
     }
 
     // MARK: Keys with names in them
