@@ -55,8 +55,9 @@ final class DeliveryFile: @unchecked Sendable {  // what varies is used on the k
         lastWrite = nowUnixNano
         try pool.writeWithoutTransaction { db in
             try db.execute(sql: "PRAGMA journal_size_limit = \(16 << 20)")
-            let level = try Int.fetchOne(db, sql: "PRAGMA synchronous")
-            guard level == 1 else { throw Damage(description: "SQLite refused synchronous=NORMAL") }
+            // On the disk before anything else: a power failure that took this too would bring the clean end before it
+            // back, and with it no gap for what was lost.
+            try db.execute(sql: "PRAGMA synchronous = FULL")
             try db.inTransaction(.immediate) {
                 switch try Int64.fetchOne(db, sql: "PRAGMA user_version") {
                 case 0: try Self.create(db)
@@ -65,6 +66,9 @@ final class DeliveryFile: @unchecked Sendable {  // what varies is used on the k
                 }
                 return .commit
             }
+            try db.execute(sql: "PRAGMA synchronous = NORMAL")
+            let level = try Int.fetchOne(db, sql: "PRAGMA synchronous")
+            guard level == 1 else { throw Damage(description: "SQLite refused synchronous=NORMAL") }
         }
     }
 
