@@ -536,9 +536,13 @@ async def run(server):
             if device in behind and task.done():
                 tasks[number] = asyncio.create_task(device.session())
         await asyncio.sleep(0.1)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(around, *tasks, return_exceptions=True)
+    # Again and again: where what is waited for comes at the same moment, `wait_for` of Python 3.11 loses a cancellation.
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=1)
+    await asyncio.gather(around, return_exceptions=True)
     for _ in range(300):
         after = await Sample.take(server)
         if after.live == 1 and after.streams[2] == 0 and after.waiting == 0:
