@@ -37,7 +37,7 @@ struct ListenRoute {
         let core = core
         let body = ResponseBody { writer in
             defer { place.giveBack() }
-            let stream = CodecStream(channel: channel, hubLoop: core.publishLane(of: channel.eventLoop).hubLoop)
+            let stream = CodecStream(channel: channel, hubLoop: core.hubLoop(of: channel.eventLoop))
             place.onReplaced { stream.replace(retry: core.configuration.limits.shedRetry) }
             let start = StartPosition(cursor: wanted.cursor, channel: log)
             if let reset = start.reset { core.metrics.resets(reset.reason) }

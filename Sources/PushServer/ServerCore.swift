@@ -77,6 +77,8 @@ final class ServerCore: Sendable {
     }
 
     /// The hub's part on a loop, which is one of the server's.
+    func hubLoop(of loop: any EventLoop) -> HubLoop { publishLane(of: loop).hubLoop }
+
     private static func hubLoop(of loop: any EventLoop, _ hub: Hub) -> HubLoop {
         let found = hub.loops.first { ($0.loop as? NIODeliveryLoop)?.eventLoop === loop }
         guard let found else { preconditionFailure("a connection on a loop that is not the server's") }

@@ -102,6 +102,36 @@ public final class RawConnection {
         }
     }
 
+    /// When the kernel got the last bytes before and with `text`, on its clock in nanoseconds; nil when it does not come.
+    public func arrival(of text: String) -> UInt64? {
+        var on: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, 35 /* SO_TIMESTAMPNS */, &on, socklen_t(MemoryLayout<Int32>.size))
+        let deadline = ContinuousClock.now + .seconds(10)
+        while ContinuousClock.now < deadline {
+            var bytes = [UInt8](repeating: 0, count: 65_536)
+            var control = [UInt64](repeating: 0, count: 32)
+            let count = bytes.withUnsafeMutableBytes { space in
+                control.withUnsafeMutableBytes { control in
+                    var vector = iovec(iov_base: space.baseAddress, iov_len: space.count)
+                    return withUnsafeMutablePointer(to: &vector) { vector in
+                        var message = msghdr()
+                        message.msg_iov = vector
+                        message.msg_iovlen = 1
+                        message.msg_control = control.baseAddress
+                        message.msg_controllen = control.count
+                        return recvmsg(descriptor, &message, 0)
+                    }
+                }
+            }
+            guard count > 0 else { return nil }
+            // A header of two words, then seconds and nanoseconds.
+            if bytes[..<count].firstRange(of: Array(text.utf8)) != nil {
+                return control[2] > 0 ? control[2] * 1_000_000_000 + control[3] : nil
+            }
+        }
+        return nil
+    }
+
     /// Reads until `text` has come, and returns everything up to and including it; what follows stays for later.
     public func receive(until text: String, milliseconds: Int32 = 10_000) throws -> String {
         let wanted = Array(text.utf8)

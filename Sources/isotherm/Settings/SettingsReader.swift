@@ -50,10 +50,10 @@ struct SettingsReader {
         return Result(configuration: configuration, warnings: warnings)
     }
 
-    /// With a span for each delivery, a broadcast to 10,000 devices of a loop makes as many at once, and each request to the
-    /// collector costs as much as hundreds of spans.
+    /// With a span for each delivery, a broadcast to 10,000 devices of a loop makes as many at once; larger batches make fewer
+    /// requests of them.
     private func makeRoomForBursts(_ telemetry: inout TelemetryConfiguration) {
-        func isSet(_ name: String) -> Bool { environment[name, default: ""].isEmpty == false }
+        func isSet(_ name: String) -> Bool { !environment[name, default: ""].isEmpty }
         if !isSet("OTEL_BSP_MAX_QUEUE_SIZE") { telemetry.maxQueueSize = 16_384 }
         if !isSet("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") { telemetry.maxExportBatchSize = 4_096 }
     }
