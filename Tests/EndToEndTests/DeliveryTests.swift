@@ -32,9 +32,11 @@ struct DeliveryTests {
                 "--set", "gateway.durability=memory", "--set", "threads=1", "--set", "delivery.join_interval=0s",
             ])
         let devices = try (0..<count).map { _ in try Device(port: server.port, "/v1/events/t") }
-        // The first timed packets are those that come after a socket was told to time them.
-        try server.publish("t", "warm")
-        for device in devices { _ = device.connection.arrival(of: "data: warm\n") }
+        // From some moment after a socket has asked for it.
+        try Wait.until("packets are timed") {
+            try server.publish("t", "warm")
+            return devices[0].connection.arrival(of: "data: warm\n") != nil
+        }
         let publisher = try RawConnection(port: server.port)
         try publisher.send("POST /v1/events/t HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsoon")
         let answered = try #require(publisher.arrival(of: "202"))

@@ -105,7 +105,8 @@ public final class RawConnection {
     /// When the kernel got the last bytes before and with `text`, on its clock in nanoseconds; nil when it does not come.
     public func arrival(of text: String) -> UInt64? {
         var on: Int32 = 1
-        setsockopt(descriptor, SOL_SOCKET, 35 /* SO_TIMESTAMPNS */, &on, socklen_t(MemoryLayout<Int32>.size))
+        // SO_TIMESTAMPNS
+        setsockopt(descriptor, SOL_SOCKET, 35, &on, socklen_t(MemoryLayout<Int32>.size))
         let deadline = ContinuousClock.now + .seconds(10)
         while ContinuousClock.now < deadline {
             var bytes = [UInt8](repeating: 0, count: 65_536)
